@@ -1,0 +1,205 @@
+"""What the parts of the harness hand to each other: frozen, validated, JSON in and out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+IDENTITY_VERSION = 1
+"""Raised when the meaning of a trial's configuration changes, so that old trials are not taken for new ones."""
+
+
+class TrialState(StrEnum):
+    """Where a trial stands; MLflow calls COMPLETE FINISHED and PRUNED KILLED."""
+
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAILED = "FAILED"
+    SKIPPED = "SKIPPED"
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no white space, equal for equal values whatever their key order.
+
+    Raises:
+        ValueError: A NaN or infinite number, which JSON cannot hold.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial takes from the cluster."""
+
+    workers: int = 1
+    """Processes of the trial's process group, at least 1."""
+    gpus_per_worker: float = 0.0
+    """GPUs each worker holds; 0 trains on the CPU."""
+    cpus_per_worker: float = 1.0
+    """CPU cores each worker holds."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training and evaluation of one variant on one replicate."""
+
+    task: str
+    """`referring` or `semantic`."""
+    data: Mapping[str, Any]
+    """Dataset name and every option that changes what the model sees; no path."""
+    data_fingerprint: str
+    """Hash of the samples and their splits."""
+    model: Mapping[str, Any]
+    """Model name and its full resolved configuration."""
+    train: Mapping[str, Any]
+    """Full resolved recipe."""
+    evaluate: Mapping[str, Any]
+    """Full resolved evaluation protocol."""
+    replicate: int
+    """Repetition index from 0; moves every random stream."""
+    base_seed: int = 0
+    """Seed all streams derive from."""
+    variant: str = ""
+    """Name of the variant in the plan that made this trial; not part of the identity."""
+    data_root: str = ""
+    """Folder of the dataset; not part of the identity."""
+    resources: Resources = field(default_factory=Resources)
+    """Not part of the identity."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change the result, and nothing else."""
+        skip = {"variant", "data_root", "resources"}
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
+        return {"version": IDENTITY_VERSION, **found}
+
+    @property
+    def id(self) -> str:
+        """12 hex digits of the SHA-256 of the canonical JSON of `identity`."""
+        return hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Trial:
+        """The trial that `to_json` wrote."""
+        return cls(**{**value, "resources": Resources(**value["resources"])})
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A variant that the plan leaves out, and why."""
+
+    variant: str
+    table: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: a variant under the label this table gives it."""
+
+    label: str
+    variant: str
+    changes: Mapping[str, Any]
+    """Axis path -> value, for everything that differs from the reference."""
+    trial_ids: tuple[str, ...]
+    """One per replicate, in replicate order."""
+    is_reference: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that the study asks for, and the trials that fill it."""
+
+    name: str
+    kind: str
+    """`comparison` or `ablation`."""
+    group: str
+    """The entry of `variants:` whose rows it shows."""
+    metrics: tuple[str, ...]
+    splits: tuple[str, ...]
+    rows: tuple[Row, ...]
+    published: str | None = None
+    """File name, without suffix, of published numbers shown beside ours."""
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study expanded: what will be trained and which table shows it."""
+
+    study: str
+    question: str
+    trials: tuple[Trial, ...]
+    tables: tuple[Table, ...]
+    skipped: tuple[Skipped, ...] = ()
+    replicates: int = 1
+    primary_metric: str = "miou"
+    primary_split: str = "val"
+    spec_sha: str = ""
+    """SHA-256 of the validated study."""
+
+    def trial(self, trial_id: str) -> Trial:
+        """The trial of that id; KeyError if the plan has none."""
+        for trial in self.trials:
+            if trial.id == trial_id:
+                return trial
+        raise KeyError(trial_id)
+
+
+@dataclass(frozen=True)
+class Score:
+    """The value a metric took on a split."""
+
+    split: str
+    metric: str
+    value: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"score {self.split}/{self.metric} must be finite, got {self.value}")
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How a trial ended. A COMPLETE result has scores and no error; a FAILED one has an error."""
+
+    trial_id: str
+    state: TrialState
+    scores: tuple[Score, ...] = ()
+    best_epoch: int | None = None
+    """Epoch, from 1, whose weights were evaluated."""
+    cost: Mapping[str, float] = field(default_factory=dict)
+    """Parameters, multiply-adds, seconds, memory; names carry their unit."""
+    checkpoint: str | None = None
+    """Where the evaluated weights are."""
+    error: str | None = None
+    """Traceback, for a trial that failed."""
+
+    def __post_init__(self) -> None:
+        if self.state not in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED):
+            raise ValueError(f"a result's state must be COMPLETE, PRUNED or FAILED, got {self.state}")
+        if self.state is TrialState.COMPLETE and (not self.scores or self.error is not None):
+            raise ValueError("a COMPLETE result must have scores and no error")
+        if self.state is TrialState.FAILED and not self.error:
+            raise ValueError("a FAILED result must say its error")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TrialResult:
+        """The result that `to_json` wrote."""
+        scores = tuple(Score(**s) for s in value["scores"])
+        return cls(**{**value, "state": TrialState(value["state"]), "scores": scores})
