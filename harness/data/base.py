@@ -18,7 +18,12 @@ SPLITS = ("train", "val", "test")
 DATASETS: Registry[type[ReferringDataset]] = Registry(
     "dataset",
     "harness.data",
-    private=frozenset({"base", "raster", "transforms", "splits", "cache", "synthetic", "coco_mask", "scenes"}),
+    private=frozenset(
+        {
+            *("base", "raster", "transforms", "splits", "cache", "synthetic", "coco_mask", "scenes", "referring"),
+            *("layout", "miniature"),
+        }
+    ),
 )
 
 

@@ -1,0 +1,180 @@
+"""Samples of a referring dataset as tensors: what the training loop and the evaluator iterate over.
+
+Training shows one sentence per object and epoch, evaluation every sentence. Whatever is drawn for a sample depends only
+on (seed, epoch, index): not on the number of workers, the order of access or the model. Letters: `S` image side, `T`
+tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from harness.data.base import ReferringDataset, ReferringRecord
+from harness.data.transforms import (
+    BlackBoxes,
+    black_out,
+    draw_black_box_refs,
+    normalise,
+    resize_image,
+    resize_mask,
+)
+from harness.errors import DataError
+
+__all__ = ["BlackBoxes", "Encode", "ReferringSamples"]
+
+Encode = Callable[[str], tuple[Any, Any]]
+"""Sentence -> token ids `(T,)` and mask `(T,)` of 0 and 1, as sequences, arrays or tensors of integers."""
+
+_BOXED_STREAM, _BOX_STREAM, _SENTENCE_STREAM, _SHUFFLE_STREAM = 1, 2, 3, 4
+
+
+class _Pixels(NamedTuple):
+    image: NDArray[np.uint8]
+    """`(S, S, 3)`."""
+    mask: NDArray[np.uint8]
+    """`(S, S)`."""
+
+
+class ReferringSamples(Dataset[dict[str, Tensor]]):
+    """One split as tensors.
+
+    A sample holds `image` float32 `(3, S, S)`, normalised; `target` int64 `(S, S)` of 0 and 1; `tokens` int64 `(T,)`;
+    `token_mask` int64 `(T,)`; `index` int64 `()`, its place in this object.
+
+    Args:
+        dataset: The opened dataset.
+        split: `train`, `val` or `test`.
+        image_size: `S` in pixels.
+        encode: Turns a sentence into tokens; the same length `T` for every sentence.
+        augment_seed: Makes these training samples: one per record, with a sentence drawn anew each epoch. Without it,
+            one sample per record and sentence, nothing drawn.
+        black_boxes: Augmentation of training samples; None for none.
+
+    Raises:
+        DataError: The split holds no sample.
+        ValueError: `black_boxes` without `augment_seed`.
+    """
+
+    cache: bool = False
+    """Whether resized images and masks stay in memory, 4 S^2 bytes per record (0.9 MB at 480); records with black boxes
+    are decoded at every access all the same. Each data-loading process keeps its own."""
+
+    def __init__(
+        self,
+        dataset: ReferringDataset,
+        split: str,
+        *,
+        image_size: int,
+        encode: Encode,
+        augment_seed: int | None = None,
+        black_boxes: BlackBoxes | None = None,
+    ) -> None:
+        if black_boxes is not None and augment_seed is None:
+            raise ValueError("black_boxes must come with augment_seed; evaluation samples are never augmented")
+        self._dataset, self._size, self._encode = dataset, image_size, encode
+        self._records = tuple(dataset.records(split))
+        if not self._records:
+            raise DataError(f"split {split!r} must hold a sample, got none; 'harness data check' counts them")
+        self._seed, self._boxes, self._epoch = augment_seed, black_boxes, 0
+        self._boxed = self._choose_boxed()
+        self._donors = np.arange(len(self._records))
+        self._places = tuple(self._expand())
+        self._kept: dict[int, _Pixels] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        record_index, _ = self._places[index]
+        pixels = self._pixels(record_index)
+        ids, mask = self._encode(self.sentence(index))
+        return {
+            "image": torch.from_numpy(normalise(pixels.image)),
+            "target": torch.from_numpy(pixels.mask.astype(np.int64)),
+            "tokens": torch.as_tensor(ids, dtype=torch.int64),
+            "token_mask": torch.as_tensor(mask, dtype=torch.int64),
+            "index": torch.tensor(index),
+        }
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, whose sentences and boxes are drawn; call before the epoch's loader starts."""
+        self._epoch = epoch
+
+    def sentence(self, index: int) -> str:
+        """The sentence that sample `index` shows in this epoch."""
+        record_index, number = self._places[index]
+        sentences = self._records[int(self._donors[record_index])].sentences
+        if self._seed is not None:
+            number = int(self._rng(_SENTENCE_STREAM, record_index).integers(len(sentences)))
+        return sentences[number % len(sentences)]
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """`key`, `sentence` and `category` of a sample, for tables of results.
+
+        The key is the record's; a record with several sentences adds `#0`, `#1`, ... in evaluation.
+        """
+        record_index, number = self._places[index]
+        record = self._records[record_index]
+        is_one_of_many = self._seed is None and len(record.sentences) > 1
+        key = f"{record.key}#{number}" if is_one_of_many else record.key
+        return {"key": key, "sentence": self.sentence(index), "category": record.category}
+
+    def shuffle_sentences(self, seed: int) -> ReferringSamples:
+        """A control for "does the model read?": the same images and masks, each with another record's sentence.
+
+        Records pass their sentences around one random cycle, so that none keeps its own; two records may say the same.
+
+        Args:
+            seed: Decides who gets whose sentence.
+
+        Raises:
+            DataError: There is only one record.
+        """
+        num_records = len(self._records)
+        if num_records < 2:
+            raise DataError("shuffling sentences must have two or more records, got one; use a larger split")
+        order = np.random.default_rng([seed, _SHUFFLE_STREAM]).permutation(num_records)
+        shuffled = copy.copy(self)
+        shuffled._donors = np.empty(num_records, np.int64)
+        shuffled._donors[order] = self._donors[np.roll(order, 1)]
+        return shuffled
+
+    def _expand(self) -> list[tuple[int, int]]:
+        """(record, sentence) of every sample."""
+        if self._seed is not None:
+            return [(i, 0) for i in range(len(self._records))]
+        return [(i, n) for i, record in enumerate(self._records) for n in range(len(record.sentences))]
+
+    def _choose_boxed(self) -> frozenset[int]:
+        if self._boxes is None or self._seed is None:
+            return frozenset()
+        rng = np.random.default_rng([self._seed, _BOXED_STREAM])
+        return frozenset(draw_black_box_refs(len(self._records), self._boxes.fraction, rng).tolist())
+
+    def _pixels(self, record_index: int) -> _Pixels:
+        if record_index in self._kept:
+            return self._kept[record_index]
+        record = self._records[record_index]
+        image = self._dataset.read_image(record)
+        is_boxed = self._boxes is not None and record_index in self._boxed
+        if self._boxes is not None and is_boxed:
+            image = black_out(image, self._boxes, self._rng(_BOX_STREAM, record_index))
+        pixels = _resize(image, self._dataset, record, self._size)
+        if self.cache and not is_boxed:
+            self._kept[record_index] = pixels
+        return pixels
+
+    def _rng(self, stream: int, record_index: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed or 0, stream, self._epoch, record_index])
+
+
+def _resize(image: NDArray[np.uint8], dataset: ReferringDataset, record: ReferringRecord, size: int) -> _Pixels:
+    return _Pixels(resize_image(image, size), resize_mask(dataset.read_mask(record), size))
