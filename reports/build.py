@@ -1,0 +1,114 @@
+"""The report of a study: every table as `.tex`, `.md` and `.csv`, a document of all of them, and what they came from.
+
+Equal results give equal bytes: nothing written here holds a time or a machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from harness.errors import HarnessError
+from harness.records import Plan
+from reports.csv_table import render_csv
+from reports.latex import compile_pdf, render_document, render_table
+from reports.markdown import render_markdown
+from reports.published import load_published
+from reports.table_model import TableModel
+from reports.tables import build_table
+
+DOCUMENT = "tables"
+MANIFEST = "manifest.json"
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """What a report wrote."""
+
+    tex: tuple[Path, ...]
+    """One per table, in the order of the plan."""
+    markdown: tuple[Path, ...]
+    csv: tuple[Path, ...]
+    document: Path
+    """LaTeX document that inputs every table."""
+    pdf: Path | None
+    """That document compiled; None where `pdflatex` is not on PATH."""
+    manifest: Path
+    tables: tuple[TableModel, ...]
+    """The tables themselves, for whoever wants to show them elsewhere."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file."""
+        return (*self.tex, *self.markdown, *self.csv, self.document, *([self.pdf] if self.pdf else []), self.manifest)
+
+
+def build_report(plan: Plan, frame: pd.DataFrame, out_dir: Path, *, published_dir: Path) -> ReportFiles:
+    """Write the report of a study.
+
+    Args:
+        plan: The study, expanded.
+        frame: Results frame.
+        out_dir: Folder to write to; made if it does not exist. Files of an earlier report are replaced.
+        published_dir: Folder of the files of published numbers.
+
+    Raises:
+        HarnessError: A table's name cannot be a file's name, published numbers are missing or damaged, or LaTeX fails.
+    """
+    _check_names([table.name for table in plan.tables])
+    files = {name: load_published(name, folder=published_dir) for name in _published_names(plan)}
+    tables = tuple(
+        build_table(plan, t, frame, files[t.published] if t.published is not None else None) for t in plan.tables
+    )
+    out_dir.mkdir(parents=True, exist_ok=True)
+    tex = tuple(_write(out_dir / f"{t.name}.tex", render_table(t)) for t in tables)
+    markdown = tuple(_write(out_dir / f"{t.name}.md", render_markdown(t)) for t in tables)
+    csv = tuple(_write(out_dir / f"{t.name}.csv", render_csv(t)) for t in tables)
+    title = f"Tables of study “{plan.study}”: {plan.question}"
+    document = _write(out_dir / f"{DOCUMENT}.tex", render_document([t.name for t in tables], title=title))
+    document.with_suffix(".pdf").unlink(missing_ok=True)
+    pdf = compile_pdf(document)
+    written = (*tex, *markdown, *csv, document, *([pdf] if pdf else []))
+    manifest = _write(out_dir / MANIFEST, _manifest(plan, tables, written))
+    return ReportFiles(tex, markdown, csv, document, pdf, manifest, tables)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if not names:
+        raise HarnessError("a report needs at least one table; add one to report.tables of the study")
+    for name in names:
+        if not FILE_NAME.fullmatch(name) or name == DOCUMENT:
+            raise HarnessError(f"table name {name!r} must be letters, digits, - and _, and not {DOCUMENT!r}; rename it")
+    folded = [name.lower() for name in names]
+    for name, key in zip(names, folded, strict=True):
+        if folded.count(key) > 1:
+            raise HarnessError(f"table name {name!r} must be used once, whatever its case; rename one")
+
+
+def _published_names(plan: Plan) -> list[str]:
+    return sorted({t.published for t in plan.tables if t.published is not None})
+
+
+def _write(path: Path, text: str) -> Path:
+    half = path.with_name(path.name + ".part")
+    half.write_bytes(text.encode())
+    half.replace(path)
+    return path
+
+
+def _manifest(plan: Plan, tables: Sequence[TableModel], written: Sequence[Path]) -> str:
+    run_ids = {run for table in tables for _, cell in table.cells() for run in cell.run_ids}
+    content = {
+        "study": plan.study,
+        "spec_sha": plan.spec_sha,
+        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written},
+        "runs": sorted(run_ids),
+    }
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"

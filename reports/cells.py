@@ -1,0 +1,114 @@
+"""Cells: what the trials of a row, or a publication, say of a metric on a split, and which of ours are best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from harness.metrics import Metric, metric
+from harness.records import Row, TrialState
+from reports.evidence import Evidence
+from reports.stats import Summary, paired_differences, summarize
+from reports.table_model import Cell, CellState, Emphasis
+
+MINUS = "\u2212"
+
+MIN_RANKED = 2
+"""Replicates a cell needs to be called best or second, and cells a column needs to be ranked."""
+
+
+def show_value(value: float, shown: Metric, *, signed: bool = False) -> str:
+    """A stored value as the table shows it: scaled, rounded, with a true minus sign."""
+    rounded = round(value * shown.scale, shown.decimals) + 0.0
+    return f"{rounded:{'+' if signed else ''}.{shown.decimals}f}".replace("-", MINUS)
+
+
+def score_cell(row: Row, evidence: Mapping[str, Evidence], *, split: str, metric_name: str) -> Cell:
+    """Mean and spread of a metric over the replicates of a row."""
+    values = _values(row, evidence, split, metric_name)
+    scored = [t for t, v in zip(row.trial_ids, values, strict=True) if v is not None]
+    cell = Cell(split, metric_name, CellState.MISSING, expected_n=len(row.trial_ids), trial_ids=row.trial_ids)
+    summary = summarize([v for v in values if v is not None])
+    if summary is None:
+        known = [evidence[t] for t in row.trial_ids if t in evidence]
+        failed = bool(known) and len(known) == len(row.trial_ids) and all(e.state is TrialState.FAILED for e in known)
+        state = CellState.FAILED if failed else CellState.MISSING
+        return replace(cell, state=state, run_ids=tuple(e.run_id for e in known))
+    return _filled(cell, summary, run_ids=tuple(evidence[t].run_id for t in scored))
+
+
+def delta_cell(row: Row, reference: Row, evidence: Mapping[str, Evidence], *, split: str, metric_name: str) -> Cell:
+    """Mean and spread of the difference to the reference, paired by replicate."""
+    cell = Cell(
+        split, metric_name, CellState.MISSING, is_delta=True, expected_n=len(row.trial_ids), trial_ids=row.trial_ids
+    )
+    if row.trial_ids == reference.trial_ids:
+        return replace(cell, state=CellState.REFERENCE)
+    ours = _values(row, evidence, split, metric_name)
+    theirs = _values(reference, evidence, split, metric_name)
+    summary = summarize(paired_differences(ours, theirs))
+    if summary is None:
+        return cell
+    trials = [
+        trial
+        for a, b, x, y in zip(row.trial_ids, reference.trial_ids, ours, theirs, strict=False)
+        if x is not None and y is not None
+        for trial in (a, b)
+    ]
+    return _filled(cell, summary, run_ids=tuple(evidence[t].run_id for t in trials))
+
+
+def published_cell(
+    split: str, metric_name: str, printed: float, *, source: str, marks: tuple[str, ...] = (), is_delta: bool = False
+) -> Cell:
+    """A figure as somebody else printed it, in the unit of the table."""
+    shown = metric(metric_name)
+    value = printed / shown.scale
+    cell = Cell(split, metric_name, CellState.PUBLISHED, is_delta=is_delta, value=value, marks=marks, source=source)
+    return replace(cell, figure=show_value(value, shown, signed=is_delta))
+
+
+def rank_cells(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """The cells of a column with best and second marked; figures that look equal share their standing."""
+    ranked = [c for c in cells if c.value is not None and c.n >= MIN_RANKED and not c.is_delta]
+    if len(ranked) < MIN_RANKED:
+        return tuple(cells)
+    shown = metric(ranked[0].metric)
+    keys = {id(c): round((c.value or 0.0) * shown.scale, shown.decimals) for c in ranked}
+    places = sorted(set(keys.values()), reverse=shown.higher_is_better)
+    standing = dict(zip(places, (Emphasis.BEST, Emphasis.SECOND), strict=False))
+    return tuple(replace(c, emphasis=standing.get(keys.get(id(c), float("nan")), Emphasis.NONE)) for c in cells)
+
+
+def hoist_count(cells: Sequence[Cell]) -> tuple[tuple[Cell, ...], str]:
+    """Say `n=2/3` once for a row when all its scores lack equally many replicates, else in each cell that does."""
+    scores = [c for c in cells if not c.is_delta]
+    counts = {(c.n, c.expected_n) for c in scores}
+    if len(counts) == 1 and scores[0].state is CellState.PARTIAL:
+        n, expected = counts.pop()
+        same = tuple(c if c.n == n else replace(c, count=_count(c)) for c in cells)
+        return same, f"n={n}/{expected}"
+    return tuple(replace(c, count=_count(c)) for c in cells), ""
+
+
+def _count(cell: Cell) -> str:
+    return f"n={cell.n}/{cell.expected_n}" if cell.state is CellState.PARTIAL else ""
+
+
+def _filled(cell: Cell, summary: Summary, *, run_ids: tuple[str, ...]) -> Cell:
+    shown = metric(cell.metric)
+    return replace(
+        cell,
+        state=CellState.COMPLETE if summary.n == cell.expected_n else CellState.PARTIAL,
+        value=summary.mean,
+        std=summary.std,
+        n=summary.n,
+        figure=show_value(summary.mean, shown, signed=cell.is_delta),
+        spread="" if summary.std is None else show_value(summary.std, shown),
+        run_ids=run_ids,
+    )
+
+
+def _values(row: Row, evidence: Mapping[str, Evidence], split: str, metric_name: str) -> list[float | None]:
+    found = [evidence.get(t) for t in row.trial_ids]
+    return [e.scores.get((split, metric_name)) if e else None for e in found]

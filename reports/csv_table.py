@@ -1,0 +1,35 @@
+"""CSV: one line per figure of a table, for programs; values in the stored unit (fractions), unrounded."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from reports.table_model import CellState, TableModel
+
+COLUMNS = (
+    "table", "row", "split", "metric", "mean", "std", "n", "expected_n", "state", "published", "source", "trial_ids",
+    "run_ids",
+)  # fmt: skip
+
+DELTA = "delta_"
+"""Prefix of a metric whose line gives the difference to the reference."""
+
+
+def render_csv(table: TableModel) -> str:
+    """The figures of a table in reading order; an empty mean is a score that does not exist."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row, cell in table.cells():
+        if cell.state in (CellState.NOT_REPORTED, CellState.REFERENCE):
+            continue
+        metric = f"{DELTA if cell.is_delta else ''}{cell.metric}"
+        numbers = ["" if v is None else f"{v:.10g}" for v in (cell.value, cell.std)]
+        counts = ["", ""] if row.is_published else [str(cell.n), str(cell.expected_n)]
+        ids = [" ".join(cell.trial_ids), " ".join(cell.run_ids)]
+        published = "true" if row.is_published else "false"
+        writer.writerow(
+            [table.name, row.label, cell.split, metric, *numbers, *counts, cell.state, published, cell.source, *ids]
+        )
+    return text.getvalue()

@@ -1,0 +1,182 @@
+"""LaTeX: text that cannot break a document, tables in booktabs style, and the PDF that shows them together.
+
+Templates use `\\VAR{...}` and `\\BLOCK{...}`. Whatever `\\VAR` prints is escaped unless it is `Latex` already.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+
+from harness.errors import HarnessError
+from reports.latex_text import Latex, latex_escape
+from reports.table_model import Cell, CellState, Emphasis, TableModel, TableRow
+
+COMPILE_TIMEOUT_S = 120
+
+WIDE_COLUMNS = 4
+"""A table with more columns of figures than this spans both columns of a two-column page."""
+
+NOT_IN_A_COMMENT = re.compile(r"[^\w.,:;()'+/ -]", re.ASCII)
+
+
+WORDS = {
+    CellState.FAILED: r"{\scriptsize failed}",
+    CellState.MISSING: "--",
+    CellState.REFERENCE: r"{\scriptsize ref.}",
+    CellState.NOT_REPORTED: "",
+}
+"""What stands where there is no figure."""
+
+
+class Group(NamedTuple):
+    """Neighbouring columns under one head."""
+
+    head: str
+    first: int
+    """First column of the LaTeX table, from 1."""
+    last: int
+
+
+def render_table(table: TableModel) -> str:
+    """A float in booktabs style, one cell per line, each followed by a comment that names its runs."""
+    switches = len(table.switch_heads)
+    template = _environment().get_template("table.tex.j2")
+    return template.render(
+        table=table,
+        name=Latex(table.name),
+        float=Latex("table*" if len(table.columns) + switches > WIDE_COLUMNS else "table"),
+        columns_spec=Latex("c" * switches + "r@{}l" * len(table.columns)),
+        num_columns=1 + switches + 2 * len(table.columns),
+        groups=_groups(table),
+        cell=cell_source,
+        origin=cell_origin,
+        switch=_switch_source,
+        marks=_marks_source,
+        label=_label_source,
+    )
+
+
+def render_document(table_names: Sequence[str], *, title: str) -> str:
+    """A document that inputs `<name>.tex` of every table."""
+    return _environment().get_template("tables.tex.j2").render(names=[Latex(n) for n in table_names], title=title)
+
+
+def cell_source(cell: Cell) -> Latex:
+    """Two columns of a table: the figure, right-aligned, and what follows it."""
+    if cell.value is None:
+        return Latex(rf"\multicolumn{{2}}{{c}}{{{WORDS[cell.state]}}}")
+    wrapper = {Emphasis.BEST: r"\textbf{%s}", Emphasis.SECOND: r"\underline{%s}"}.get(cell.emphasis, "%s")
+    tail = [rf"{{\scriptsize\,$\pm$\,{latex_escape(cell.spread)}}}"] if cell.spread else []
+    tail += [rf"{{\scriptsize\,({latex_escape(cell.count)})}}"] if cell.count else []
+    return Latex(f"{wrapper % latex_escape(cell.figure)} & {''.join(tail)}{_marks_source(cell.marks)}".rstrip())
+
+
+def cell_origin(cell: Cell) -> Latex:
+    """What a comment says of a cell: its runs, or the publication it is quoted from."""
+    what = f"{'delta ' if cell.is_delta else ''}{cell.split} {cell.metric}"
+    if cell.source:
+        return Latex(NOT_IN_A_COMMENT.sub("?", f"{what}; published: {cell.source}"))
+    return Latex(NOT_IN_A_COMMENT.sub("?", f"{what}; runs: {' '.join(cell.run_ids) or 'none'}"))
+
+
+def compile_pdf(path: Path) -> Path | None:
+    """Compile a LaTeX document to the PDF beside it.
+
+    The document cannot run programs, and nothing but the PDF is left in its folder.
+
+    Returns:
+        The PDF; None where `pdflatex` is not on PATH.
+
+    Raises:
+        HarnessError: LaTeX refuses the document, with the first reason it gives, or does not end.
+    """
+    program = shutil.which("pdflatex")
+    if program is None:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [program, "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error"]
+        variables = {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "max_print_line": "1000"}
+        try:
+            done = subprocess.run(
+                [*command, f"-output-directory={scratch}", path.name],
+                cwd=path.parent,
+                env={**os.environ, **variables},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=COMPILE_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise HarnessError(f"{path}: pdflatex must end within {COMPILE_TIMEOUT_S} s; it was stopped") from error
+        made = Path(scratch, path.stem + ".pdf")
+        if done.returncode != 0 or not made.is_file():
+            raise HarnessError(f"{path}: pdflatex failed: {_first_error(done.stdout.decode(errors='replace'))}")
+        pdf = path.with_suffix(".pdf")
+        half = pdf.with_name(pdf.name + ".part")
+        shutil.copyfile(made, half)
+        half.replace(pdf)
+    return pdf
+
+
+def _first_error(log: str) -> str:
+    lines = log.splitlines()
+    found = [line for line in lines if re.match(r"\S+:\d+: |! ", line)]
+    return (found or lines[-1:] or ["no output"])[0]
+
+
+def _groups(table: TableModel) -> list[Group]:
+    groups: list[Group] = []
+    start = 2 + len(table.switch_heads)
+    for column in table.columns:
+        if groups and groups[-1].head == column.group:
+            groups[-1] = groups[-1]._replace(last=start + 1)
+        else:
+            groups.append(Group(column.group, start, start + 1))
+        start += 2
+    return [g for g in groups if g.head]
+
+
+def _switch_source(value: bool | str) -> Latex:
+    if isinstance(value, bool):
+        return Latex(r"$\checkmark$" if value else r"$\times$")
+    return latex_escape(value)
+
+
+def _marks_source(marks: Sequence[str]) -> Latex:
+    return Latex(rf"\textsuperscript{{{','.join(map(latex_escape, marks))}}}" if marks else "")
+
+
+def _label_source(row: TableRow) -> Latex:
+    count = rf" {{\scriptsize({latex_escape(row.count)})}}" if row.count else ""
+    return Latex(f"{latex_escape(row.label)}{count}{_marks_source(row.marks)}")
+
+
+def _finalize(value: object) -> str:
+    return value if isinstance(value, Latex) else latex_escape(str(value))
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("reports"),
+        block_start_string="\\BLOCK{",
+        block_end_string="}",
+        variable_start_string="\\VAR{",
+        variable_end_string="}",
+        comment_start_string="\\NOTE{",
+        comment_end_string="}",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        finalize=_finalize,
+    )

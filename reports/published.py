@@ -1,0 +1,195 @@
+"""Published numbers: figures quoted from papers, each with its source and, where there is one, its doubt.
+
+A file of `experiments/published/` names the dataset, the number of samples of each split, its sources and doubts once,
+and then lists rows. Figures are written as printed, in per cent.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import HarnessError, nearest
+from harness.metrics import METRICS
+from harness.records import Trial
+
+WHOLE_ROW = "row"
+"""Key of `doubts` for a doubt about every figure of a row."""
+
+SHARE = re.compile(r"p\d\d")
+"""Metrics that are a share of samples, so that they must be k/N."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+Printed = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors; values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Strict):
+    """Where figures were printed."""
+
+    text: str
+    """As a footnote says it."""
+    cite: str
+    """Citation key."""
+    url: str
+
+
+class PublishedRow(Strict):
+    """One row of a published table on one split."""
+
+    table: Name
+    """Which published table it is from; a study's table of that name shows it."""
+    label: str
+    """As the publication calls it."""
+    match: dict[str, Any]
+    """Axis path -> value that one of our variants must have to be the same method."""
+    split: Name
+    scores: dict[str, Printed]
+    """Metric -> figure as printed, per cent."""
+    source: Name
+    """Source of every figure that `sources` does not list."""
+    sources: dict[str, Name] = {}
+    """Metric -> source, where it differs."""
+    protocol: str
+    """How the figures were obtained, as far as it is known."""
+    doubts: dict[str, Name] = {}
+    """Metric, or `row` for all -> doubt."""
+
+    def matches(self, trial: Trial) -> bool:
+        """Whether the trial's configuration has every value that `match` asks for."""
+        return all(axis_value(trial, path) == value for path, value in self.match.items())
+
+
+class Published(Strict):
+    """One file of published numbers."""
+
+    dataset: str
+    splits: dict[Name, Annotated[int, Field(gt=0)]]
+    """Split -> number of samples."""
+    sources: dict[Name, Source]
+    doubts: dict[Name, str]
+    """Why a figure may be wrong, as a footnote says it."""
+    rows: tuple[PublishedRow, ...]
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Published:
+        seen: set[tuple[str, str, str]] = set()
+        for row in self.rows:
+            where = f"row {row.table}/{row.label}/{row.split}"
+            _check(row.split in self.splits, where, "split", row.split, self.splits)
+            for metric in (*row.scores, *row.sources, *(m for m in row.doubts if m != WHOLE_ROW)):
+                _check(metric in METRICS, where, "metric", metric, METRICS)
+            for source in (row.source, *row.sources.values()):
+                _check(source in self.sources, where, "source", source, self.sources)
+            for doubt in row.doubts.values():
+                _check(doubt in self.doubts, where, "doubt", doubt, self.doubts)
+            if (row.table, row.label, row.split) in seen:
+                raise ValueError(f"{where} must be given once")
+            seen.add((row.table, row.label, row.split))
+        return self
+
+    def table(self, *names: str) -> tuple[PublishedRow, ...]:
+        """Rows of the first of these tables that the file has.
+
+        Raises:
+            HarnessError: The file has none of them.
+        """
+        known = dict.fromkeys(row.table for row in self.rows)
+        for name in names:
+            if name in known:
+                return tuple(row for row in self.rows if row.table == name)
+        raise HarnessError(
+            f"published numbers of {self.dataset} have no table {names[0]!r}; {nearest(names[0], known)}"
+        )
+
+
+def _check(ok: bool, where: str, kind: str, name: str, known: Mapping[str, Any]) -> None:
+    if not ok:
+        raise ValueError(f"{where}: unknown {kind} {name!r}; {nearest(name, known)}")
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, except that a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def load_published(name: str, *, folder: Path) -> Published:
+    """Read `folder/name.yaml`.
+
+    Raises:
+        HarnessError: No such file, not YAML, or not what this module describes.
+    """
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = [p.stem for p in folder.glob("*.yaml")]
+        raise HarnessError(f"{folder}: no published numbers named {name!r}; {nearest(name, known)}")
+    try:
+        return Published.model_validate(yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader))
+    except yaml.YAMLError as error:
+        raise HarnessError(f"{path}: must be YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise HarnessError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from error
+
+
+def axis_value(trial: Trial, path: str) -> Any:
+    """Value of an axis path such as `model.kernels` in a trial's configuration; None where it has none."""
+    section, *keys = path.split(".")
+    value: Any = {"model": trial.model, "train": trial.train, "data": trial.data, "evaluate": trial.evaluate}.get(
+        section
+    )
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return list(value) if isinstance(value, tuple) else value
+
+
+def on_grid(printed: float, num_samples: int) -> bool:
+    """Whether a share of samples, in per cent with two decimals, is k / `num_samples` rounded for an integer k."""
+    middle = round(printed * num_samples / 100)
+    return any(
+        math.isclose(round(100 * k / num_samples, 2), printed, abs_tol=1e-6) for k in range(middle - 1, middle + 2)
+    )
+
+
+@dataclass(frozen=True)
+class GranularityProblem:
+    """A share of samples that no count of samples gives."""
+
+    table: str
+    label: str
+    split: str
+    metric: str
+    printed: float
+
+    def __str__(self) -> str:
+        where = f"{self.table}/{self.label}/{self.split}/{self.metric}"
+        return f"{where}: {self.printed:.2f} % must be a whole number of samples of the split, rounded"
+
+
+def granularity_problems(published: Published) -> tuple[GranularityProblem, ...]:
+    """Every published P@X that is not k/N after rounding to two decimals, N being the split's number of samples."""
+    return tuple(
+        GranularityProblem(row.table, row.label, row.split, metric, printed)
+        for row in published.rows
+        for metric, printed in row.scores.items()
+        if SHARE.fullmatch(metric) and not on_grid(printed, published.splits[row.split])
+    )

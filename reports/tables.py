@@ -1,0 +1,250 @@
+"""A table of the plan, filled: `build_table` turns recorded scores into the typed model that renderers format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+from harness.errors import HarnessError, nearest
+from harness.metrics import metric
+from harness.records import Plan, Row, Table, TrialState
+from reports.captions import dagger_mark, join_words, letter_mark, metric_head, split_label, write_caption
+from reports.cells import delta_cell, hoist_count, published_cell, rank_cells, score_cell
+from reports.evidence import Evidence, collect_evidence
+from reports.published import WHOLE_ROW, Published, PublishedRow, axis_value
+from reports.table_model import Block, Cell, CellState, Column, Footnote, TableModel, TableRow
+
+STUBS = {"comparison": "Method", "ablation": "Variant"}
+"""Kind of table -> head of its column of labels."""
+
+MAX_SCORE_COLUMNS = 8
+"""A table with more scores in a row shows its splits below each other."""
+
+MAX_SWITCHES = 5
+"""A table that varies more axes than this has no room to show each of them."""
+
+MAX_CAUSE = 160
+"""Characters of a failure's cause that a footnote quotes."""
+
+
+@dataclass
+class Notes:
+    """Footnotes in the order in which they were first needed; equal texts share a mark."""
+
+    remarks: dict[str, str] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict)
+    general: list[str] = field(default_factory=list)
+
+    def remark(self, text: str) -> str:
+        """Mark of a remark: a letter."""
+        return self.remarks.setdefault(text, letter_mark(len(self.remarks)))
+
+    def doubt(self, text: str) -> str:
+        """Mark of a doubt about a figure: a dagger."""
+        return self.doubts.setdefault(text, dagger_mark(len(self.doubts)))
+
+    def footnotes(self) -> tuple[Footnote, ...]:
+        """All of them, remarks first."""
+        marked = [*self.remarks.items(), *self.doubts.items()]
+        return (*(Footnote(mark, text) for text, mark in marked), *(Footnote("", text) for text in self.general))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every part of a table needs to know."""
+
+    plan: Plan
+    table: Table
+    evidence: Mapping[str, Evidence]
+    reference: Row | None
+    """What differences are taken to; None for no column of differences."""
+    delta_metric: str
+    published: Published | None
+    notes: Notes = field(default_factory=Notes)
+
+
+def build_table(plan: Plan, table: Table, frame: pd.DataFrame, published: Published | None = None) -> TableModel:
+    """Fill a table of the plan.
+
+    Args:
+        plan: The study, expanded.
+        table: One of its tables.
+        frame: Results frame; trials of other studies in it are ignored unless the plan shares them.
+        published: Published numbers to show beside ours.
+
+    Raises:
+        HarnessError: A kind of table that does not exist, or no published table of that name.
+        UnknownNameError: An unknown metric.
+    """
+    if table.kind not in STUBS:
+        raise HarnessError(f"table {table.name!r}: unknown kind {table.kind!r}; {nearest(table.kind, STUBS)}")
+    reference = _reference(plan, table) if table.kind == "ablation" else None
+    trial_ids = {t for row in (*table.rows, *([reference] if reference else [])) for t in row.trial_ids}
+    delta_metric = plan.primary_metric if plan.primary_metric in table.metrics else table.metrics[-1]
+    request = Request(plan, table, collect_evidence(frame, trial_ids), reference, delta_metric, published)
+    panels = _panels(table)
+    axes = _switch_axes(table)
+    blocks = [block for splits in panels for block in _blocks(request, splits, axes, titled=len(panels) > 1)]
+    if any(c.state is CellState.MISSING for b in blocks for row in b.rows for c in row.cells):
+        request.notes.general.append("A dash stands for a figure that lacks a finished trial.")
+    for skipped in plan.skipped:
+        if skipped.table == table.name:
+            request.notes.general.append(f"Not trained: {skipped.variant} ({_one_line(skipped.reason)}).")
+    delta = None
+    if reference:
+        head = f"Δ {metric(delta_metric).label}"
+        delta = f"{head} is the difference to the reference, “{reference.label}”, paired by replicate."
+    return TableModel(
+        name=table.name,
+        caption=write_caption(plan, table, delta=delta, quotes=published is not None),
+        stub=STUBS[table.kind],
+        switch_heads=tuple(path.rpartition(".")[2].replace("_", " ").capitalize() for path in axes),
+        columns=tuple(_columns(request, panels[0], grouped=len(panels[0]) > 1)),
+        blocks=tuple(blocks),
+        footnotes=request.notes.footnotes(),
+    )
+
+
+def _reference(plan: Plan, table: Table) -> Row | None:
+    everywhere = (*table.rows, *(row for other in plan.tables for row in other.rows))
+    return next((row for row in everywhere if row.is_reference), None)
+
+
+def _panels(table: Table) -> list[tuple[str, ...]]:
+    if len(table.splits) * len(table.metrics) > MAX_SCORE_COLUMNS:
+        return [(split,) for split in table.splits]
+    return [table.splits]
+
+
+def _switch_axes(table: Table) -> tuple[str, ...]:
+    paths = tuple(dict.fromkeys(path for row in table.rows for path in row.changes))
+    return paths if table.kind == "ablation" and 1 < len(paths) <= MAX_SWITCHES else ()
+
+
+def _columns(request: Request, splits: Sequence[str], *, grouped: bool) -> list[Column]:
+    heads = [metric_head(m) for m in request.table.metrics]
+    if request.reference:
+        heads.append(f"Δ {metric(request.delta_metric).label}")
+    return [Column(head, split_label(split) if grouped else "") for split in splits for head in heads]
+
+
+def _blocks(request: Request, splits: Sequence[str], axes: Sequence[str], *, titled: bool) -> list[Block]:
+    title = split_label(splits[0]).capitalize() if titled else ""
+    blocks = [Block(f"{title}, this study" if title else "", _our_rows(request, splits, axes))]
+    if request.published:
+        rows = _published_rows(request, request.published, splits)
+        if rows:
+            shared = tuple(m for m in rows[0].marks if all(m in row.marks for row in rows))
+            rows = [replace(row, marks=tuple(m for m in row.marks if m not in shared)) for row in rows]
+            heading = f"published on {request.published.dataset} (quoted)"
+            heading = f"{title}, {heading}" if title else heading[0].upper() + heading[1:]
+            blocks.append(Block(heading, tuple(rows), shared))
+    return blocks
+
+
+def _our_rows(request: Request, splits: Sequence[str], axes: Sequence[str]) -> tuple[TableRow, ...]:
+    grid = [_our_cells(request, row, splits) for row in request.table.rows]
+    ranked = [rank_cells(column) for column in zip(*grid, strict=True)]
+    rows = []
+    for row, cells in zip(request.table.rows, zip(*ranked, strict=True), strict=True):
+        counted, count = hoist_count(cells)
+        switches = tuple(_switch(request.plan, row, path) for path in axes)
+        rows.append(TableRow(row.label, counted, switches, count, _failure_marks(request, row)))
+    return tuple(rows)
+
+
+def _our_cells(request: Request, row: Row, splits: Sequence[str]) -> list[Cell]:
+    cells = []
+    for split in splits:
+        cells += [score_cell(row, request.evidence, split=split, metric_name=m) for m in request.table.metrics]
+        if request.reference:
+            name = request.delta_metric
+            cells.append(delta_cell(row, request.reference, request.evidence, split=split, metric_name=name))
+    return cells
+
+
+def _failure_marks(request: Request, row: Row) -> tuple[str, ...]:
+    causes: dict[str, list[str]] = {}
+    for trial_id in row.trial_ids:
+        found = request.evidence.get(trial_id)
+        if found and found.state is TrialState.FAILED:
+            causes.setdefault(_one_line(found.note) or "no cause recorded", []).append(str(found.replicate))
+    return tuple(
+        request.notes.remark(f"Replicate{'s' * (len(which) > 1)} {join_words(which)} failed: {cause}")
+        for cause, which in causes.items()
+    )
+
+
+def _switch(plan: Plan, row: Row, path: str) -> bool | str:
+    value: Any = row.changes.get(path)
+    if value is None:
+        value = axis_value(plan.trial(row.trial_ids[0]), path)
+    return value if isinstance(value, bool) else "" if value is None else str(value)
+
+
+def _published_rows(request: Request, published: Published, splits: Sequence[str]) -> list[TableRow]:
+    by_label: dict[str, dict[str, PublishedRow]] = {}
+    for row in published.table(request.table.name, request.table.group):
+        if row.split in splits and set(row.scores) & set(request.table.metrics):
+            by_label.setdefault(row.label, {})[row.split] = row
+    reference = _published_reference(request, by_label)
+    rows = []
+    for label, of_split in by_label.items():
+        cells: list[Cell] = []
+        for split in splits:
+            row_here = of_split.get(split)
+            cells += _quoted_cells(request, published, row_here, split)
+            if request.reference:
+                cells.append(_quoted_delta(request.delta_metric, row_here, reference.get(split), split))
+        marks = dict.fromkeys(mark for row in of_split.values() for mark in _row_marks(request, published, row))
+        rows.append(TableRow(label, tuple(cells), marks=tuple(marks), is_published=True))
+    return rows
+
+
+def _published_reference(request: Request, by_label: Mapping[str, dict[str, PublishedRow]]) -> dict[str, PublishedRow]:
+    if not request.reference:
+        return {}
+    trial = request.plan.trial(request.reference.trial_ids[0])
+    return next((of for of in by_label.values() if all(row.matches(trial) for row in of.values())), {})
+
+
+def _quoted_cells(request: Request, published: Published, row: PublishedRow | None, split: str) -> list[Cell]:
+    cells = []
+    for name in request.table.metrics:
+        if row is None or name not in row.scores:
+            cells.append(Cell(split, name, CellState.NOT_REPORTED))
+            continue
+        source = published.sources[row.sources.get(name, row.source)].text
+        marks = [request.notes.remark(f"Source: {source}.")] if name in row.sources else []
+        if name in row.doubts:
+            marks.append(request.notes.doubt(_doubtful(published, row.doubts[name])))
+        cells.append(published_cell(split, name, row.scores[name], source=source, marks=tuple(marks)))
+    return cells
+
+
+def _quoted_delta(name: str, row: PublishedRow | None, reference: PublishedRow | None, split: str) -> Cell:
+    if row is None or reference is None or name not in row.scores or name not in reference.scores:
+        return Cell(split, name, CellState.NOT_REPORTED, is_delta=True)
+    if row is reference:
+        return Cell(split, name, CellState.REFERENCE, is_delta=True)
+    difference = row.scores[name] - reference.scores[name]
+    return published_cell(split, name, difference, source="computed from the quoted figures", is_delta=True)
+
+
+def _row_marks(request: Request, published: Published, row: PublishedRow) -> list[str]:
+    marks = [request.notes.remark(f"Source: {published.sources[row.source].text}.")]
+    if WHOLE_ROW in row.doubts:
+        marks.append(request.notes.doubt(_doubtful(published, row.doubts[WHOLE_ROW])))
+    return marks
+
+
+def _doubtful(published: Published, doubt: str) -> str:
+    return f"Doubtful: {published.doubts[doubt].strip().rstrip('.')}."
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_CAUSE else line[: MAX_CAUSE - 1] + "…"

@@ -1,0 +1,41 @@
+"""A table for the terminal; captions, switches, sources and footnotes are in the files."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from reports.markdown import WORDS
+from reports.table_model import Cell, Emphasis, TableModel, TableRow
+
+STYLES = {Emphasis.BEST: "bold", Emphasis.SECOND: "underline", Emphasis.NONE: ""}
+
+
+def render_terminal(table: TableModel) -> Table:
+    """The table as a rich renderable: best bold, second underlined, published rows dim, `†` where a footnote is."""
+    grid = Table(title=table.name, title_justify="left", box=box.SIMPLE_HEAD)
+    grid.add_column(table.stub)
+    for column in table.columns:
+        grid.add_column(f"{column.head} {column.group}".strip(), justify="right")
+    for number, block in enumerate(table.blocks):
+        if number:
+            grid.add_section()
+        if block.heading:
+            grid.add_row(Text(block.heading, style="italic"))
+        for row in block.rows:
+            grid.add_row(*_row(row), style="dim" if row.is_published else "")
+    return grid
+
+
+def _row(row: TableRow) -> list[Text]:
+    label = f"{row.label} ({row.count})" if row.count else row.label
+    return [Text(label), *map(_cell, row.cells)]
+
+
+def _cell(cell: Cell) -> Text:
+    if cell.value is None:
+        return Text(WORDS[cell.state])
+    spread = f" ± {cell.spread}" if cell.spread else ""
+    count = f" ({cell.count})" if cell.count else ""
+    return Text.assemble((cell.figure, STYLES[cell.emphasis]), spread, count, "†" if cell.marks else "")
