@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 IDENTITY_VERSION = 1
 """Raised when the meaning of a trial's configuration changes, so that old trials are not taken for new ones."""
@@ -43,7 +43,20 @@ class Resources:
     gpus_per_worker: float = 0.0
     """GPUs each worker holds; 0 trains on the CPU."""
     cpus_per_worker: float = 1.0
-    """CPU cores each worker holds."""
+    """CPU cores each worker holds, above 0."""
+    data_workers: int = 0
+    """Processes that load data for each worker; 0 loads in the worker itself."""
+    eval_batch: int = 8
+    """Samples per evaluation batch, at least 1; scores do not depend on it."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 1), ("gpus_per_worker", 0), ("data_workers", 0), ("eval_batch", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.cpus_per_worker <= 0:
+            raise ValueError(f"cpus_per_worker must be above 0, got {self.cpus_per_worker}")
 
 
 @dataclass(frozen=True)

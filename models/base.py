@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from harness.registry import Registry
@@ -101,3 +102,16 @@ class SegmentationModel(nn.Module):
     def dead_parameters(self) -> frozenset[str]:
         """Names of parameters that cannot influence the output; empty where such parts are not built."""
         return frozenset()
+
+
+def resolve_config(model: type[SegmentationModel], values: Mapping[str, Any]) -> Any:
+    """A model's validated configuration from plain values, defaults filled in.
+
+    Args:
+        model: Gives the `Config` dataclass.
+        values: Field -> value, nested fields as mappings; `name` is left aside.
+
+    Raises:
+        pydantic.ValidationError: An unknown field or a value of the wrong type.
+    """
+    return TypeAdapter(model.Config).validate_python({k: v for k, v in values.items() if k != "name"})

@@ -1,0 +1,399 @@
+"""The study: what a YAML file may say, checked before anything runs.
+
+`load_study` reads a file; the classes are its parts, and every field says its unit and range. `docs/study.md` is the
+same for users. Model sections are checked against the models themselves when the study is expanded (`harness.plan`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from harness.data.base import DATASETS, SyntheticConfig
+from harness.errors import SpecError, nearest
+from harness.metrics import METRICS
+from harness.overrides import apply_override
+from harness.records import Resources
+from harness.spec_errors import problems, refuse
+from harness.yaml_lines import DocPath, Document, Problem, read_document
+
+SPLITS = ("val", "test")
+"""Splits that are scored."""
+SHUFFLED = "_shuffled"
+"""Suffix of a split that is scored with the sentences exchanged between samples."""
+
+Json = dict[str, Any]
+
+
+def _is_slug(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", text):
+        raise refuse((), f"must be lower case letters, digits, - and _, received {text!r}")
+    return text
+
+
+Slug = Annotated[str, AfterValidator(_is_slug)]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Part(BaseModel):
+    """Frozen; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Part):
+    """Which samples are trained on and scored: a folder on disk, or a generated miniature."""
+
+    name: str
+    """Dataset, a file name of `harness/data/`."""
+    root: str | None = None
+    """Folder of the dataset; see `load_study` for what a relative one is relative to."""
+    image_size: Annotated[int, Field(ge=32)] = 480
+    """Height and width in pixels that images are resized to, at least 32."""
+    synthetic: SyntheticConfig | None = None
+    """What to generate instead of reading `root`."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_registered(cls, name: str) -> str:
+        if name not in DATASETS.names():
+            raise refuse((), f"unknown dataset {name!r}; {nearest(name, DATASETS.names())}")
+        return name
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if self.root is not None and self.synthetic is not None:
+            raise refuse(("root",), "exactly one of root and synthetic must be given, received both; set one to null")
+        if self.root is None and self.synthetic is None:
+            raise refuse((), "exactly one of root and synthetic must be given, received neither; add one")
+        for name, least in (("train", 1), ("val", 1), ("test", 1), ("size", 32)):
+            value = getattr(self.synthetic, name, least)
+            if value < least:
+                raise refuse(("synthetic", name), f"must be at least {least}, received {value}")
+        return self
+
+
+class LossConfig(Part):
+    """`ce` x class-weighted cross entropy + `dice` x Dice loss."""
+
+    ce: NotNegative = 0.9
+    """Weight of the cross entropy."""
+    dice: NotNegative = 0.1
+    """Weight of the Dice loss."""
+    class_weights: tuple[Positive, Positive] = (0.9, 1.1)
+    """Weights of background and object in the cross entropy."""
+    dice_reduction: Literal["sum", "mean", "sum_at_2"] = "sum"
+    """Dice over samples and classes: summed, averaged, or averaged and multiplied by 4 (a batch of 2 summed)."""
+
+    @model_validator(mode="after")
+    def _has_a_term(self) -> LossConfig:
+        if self.ce == 0 and self.dice == 0:
+            raise refuse((), "ce or dice must be above 0, received 0 for both")
+        return self
+
+
+class BlackBoxConfig(Part):
+    """Black boxes drawn on a fixed share of the training images, at full resolution."""
+
+    fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of training samples that get boxes, 0..1."""
+    min_count: Annotated[int, Field(ge=0)] = 20
+    """Least number of boxes on an image."""
+    max_count: Annotated[int, Field(ge=0)] = 60
+    """Largest number of boxes on an image, at least `min_count`."""
+    size: Count = 32
+    """Height and width of a box in pixels."""
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> BlackBoxConfig:
+        if self.max_count < self.min_count:
+            raise refuse(("max_count",), f"must be at least min_count = {self.min_count}, received {self.max_count}")
+        return self
+
+
+class TrainConfig(Part):
+    """The recipe; the defaults are the published ones of MAFN."""
+
+    epochs: Count = 40
+    """Passes over the training split."""
+    global_batch: Count = 8
+    """Samples per optimiser step over all workers, a multiple of their number."""
+    optimizer: Literal["adamw"] = "adamw"
+    lr: Positive = 3e-5
+    """Learning rate at the start."""
+    weight_decay: NotNegative = 0.01
+    schedule: Literal["poly", "constant"] = "poly"
+    """`poly`: `end_lr + (lr - end_lr) * (1 - step / steps) ** power`."""
+    power: Positive = 0.9
+    """Exponent of `poly`."""
+    end_lr: NotNegative = 0.0
+    """Learning rate that `poly` ends at, at most `lr`."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the forward pass."""
+    loss: LossConfig = LossConfig()
+    black_boxes: BlackBoxConfig = BlackBoxConfig()
+    select: str = "oiou"
+    """Validation metric that chooses the best checkpoint."""
+    deterministic: bool = True
+    """Whether algorithms with a fixed result are preferred to faster ones."""
+
+    @model_validator(mode="after")
+    def _end_is_lower(self) -> TrainConfig:
+        if self.end_lr > self.lr:
+            raise refuse(("end_lr",), f"must be at most lr = {self.lr}, received {self.end_lr}")
+        return self
+
+
+class EvaluateConfig(Part):
+    """The evaluation protocol."""
+
+    protocol: Literal["rrsis480"] = "rrsis480"
+    """`rrsis480`: prediction and mask are compared at `data.image_size`."""
+    empty: Literal["zero", "one", "skip"] = "zero"
+    """IoU of a sample whose prediction and mask are both empty: 0, 1, or left out."""
+    drop_empty_refs: bool = False
+    """Whether samples whose mask is empty are left out."""
+    controls: tuple[Literal["shuffled_sentences"], ...] = ()
+    """Extra evaluations; `shuffled_sentences` adds the splits `val_shuffled` and `test_shuffled`."""
+
+
+class ReferenceConfig(Part):
+    """The full method that differences are measured against."""
+
+    label: Text
+    model: Json
+    """`name` and the fields that differ from the model's defaults."""
+
+
+class LevelConfig(Part):
+    """A row of an `explicit` design."""
+
+    label: Text
+    model: Json = {}
+    """Merged into the reference's model section; with another `name`, that model's defaults with these changes."""
+    train: Json = {}
+    """Merged into the study's recipe."""
+    data: Json = {}
+    """Merged into the study's data section; `image_size` only."""
+    set: Json = {}
+    """Dotted config path -> value."""
+    resources: Json = {}
+    """Merged into the study's resources."""
+
+
+class StepConfig(Part):
+    """A row of a `cumulative` design."""
+
+    label: Text
+    set: Json
+    """Dotted config path -> value."""
+
+
+class ExcludeConfig(Part):
+    """Points of a grid that are left out."""
+
+    set: Annotated[Json, Field(min_length=1)]
+    """Axis -> value; points that have all of them are left out."""
+    reason: Text
+    """Shown wherever the point would have been."""
+
+
+Axes = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
+
+
+class ExplicitDesign(Part):
+    """Rows written one by one."""
+
+    design: Literal["explicit"]
+    include_reference: bool = True
+    """Whether the reference is the first row."""
+    levels: Annotated[tuple[LevelConfig, ...], Field(min_length=1)]
+
+
+class GridDesign(Part):
+    """Every combination of the values of the axes; the last axis varies fastest."""
+
+    design: Literal["grid"]
+    axes: Axes
+    exclude: tuple[ExcludeConfig, ...] = ()
+
+
+class OneFactorDesign(Part):
+    """The reference, then each value of each axis alone."""
+
+    design: Literal["one_factor"]
+    axes: Axes
+
+
+class LeaveOneOutDesign(Part):
+    """The reference, then the reference without each component."""
+
+    design: Literal["leave_one_out"]
+    components: Annotated[dict[str, Json | None], Field(min_length=1)]
+    """Label -> what switches it off; or a list of components that the reference's model declares."""
+
+    @field_validator("components", mode="before")
+    @classmethod
+    def _names_to_mapping(cls, value: Any) -> Any:
+        if isinstance(value, list) and all(isinstance(v, str) for v in value):
+            return dict.fromkeys(value)
+        return value
+
+
+class CumulativeDesign(Part):
+    """A ladder: every step keeps what the steps before it set."""
+
+    design: Literal["cumulative"]
+    start: StepConfig
+    steps: Annotated[tuple[StepConfig, ...], Field(min_length=1)]
+
+
+Design = Annotated[
+    ExplicitDesign | GridDesign | OneFactorDesign | LeaveOneOutDesign | CumulativeDesign,
+    Field(discriminator="design"),
+]
+
+
+class PrimaryConfig(Part):
+    """The score that decides."""
+
+    metric: str
+    split: str = "val"
+
+
+class TableConfig(Part):
+    """A table of the paper."""
+
+    name: Slug
+    """File name of the table."""
+    of: str
+    """Entry of `variants` whose rows it shows."""
+    kind: Literal["comparison", "ablation"]
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)]
+    splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("val",)
+    published: str | None = None
+    """File of `experiments/published/`, without suffix, whose rows stand beside ours."""
+    caption: str | None = None
+
+
+class ReportConfig(Part):
+    """What the paper needs."""
+
+    primary: PrimaryConfig
+    tables: Annotated[tuple[TableConfig, ...], Field(min_length=1)]
+    figures: tuple[Literal["delta", "precision_curve", "learning_curves", "qualitative", "feature_maps"], ...] = ()
+
+
+class StudySpec(Part):
+    """One YAML file, one question."""
+
+    name: Slug
+    """Name of the study; lower case letters, digits, `-` and `_`."""
+    question: Text
+    task: Literal["referring", "semantic"]
+    data: DataConfig
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    reference: ReferenceConfig
+    base_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed that all random streams derive from."""
+    replicates: Count = 1
+    """Repetitions of every variant, each with random streams of its own."""
+    resources: Resources = Resources()
+    variants: Annotated[dict[str, Design], Field(min_length=1)]
+    report: ReportConfig
+    _document: Document = PrivateAttr(default_factory=Document)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits that are scored, controls included."""
+        shuffled = "shuffled_sentences" in self.evaluate.controls
+        return (*SPLITS, *(s + SHUFFLED for s in SPLITS)) if shuffled else SPLITS
+
+    def error(self, path: DocPath, text: str) -> SpecError:
+        """The error that names the file and line of `path`."""
+        return self._document.error(path, text)
+
+    def first_error(self, found: Sequence[Problem]) -> SpecError:
+        """The error for the first of several problems."""
+        return self._document.first_error(found)
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> StudySpec:
+        for path, kind, name, known in self._names():
+            if name not in known:
+                raise refuse(path, f"unknown {kind} {name!r}; {nearest(name, known)}")
+        names = [table.name for table in self.report.tables]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise refuse(("report", "tables", i, "name"), f"table names must differ, {name!r} is given twice")
+        if "name" not in self.reference.model:
+            raise refuse(("reference", "model"), "must name a model, no name is given; add `name: ...`")
+        return self
+
+    def _names(self) -> Iterator[tuple[DocPath, str, str, tuple[str, ...]]]:
+        """Path, kind, name used and valid names, for every name that must exist elsewhere."""
+        metrics = tuple(m.name for m in METRICS.values() if m.task == self.task)
+        yield ("train", "select"), "metric", self.train.select, metrics
+        yield ("report", "primary", "metric"), "metric", self.report.primary.metric, metrics
+        yield ("report", "primary", "split"), "split", self.report.primary.split, self.splits
+        for i, table in enumerate(self.report.tables):
+            path: DocPath = ("report", "tables", i)
+            yield (*path, "of"), "entry of variants", table.of, tuple(self.variants)
+            yield from (((*path, "metrics", j), "metric", m, metrics) for j, m in enumerate(table.metrics))
+            yield from (((*path, "splits", j), "split", s, self.splits) for j, s in enumerate(table.splits))
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> StudySpec:
+    """Read a study.
+
+    A relative `data.root` is relative to the study file's folder where the file says it, and to the current folder
+    where it comes from outside the file: from `--set`, or from an environment variable that the text begins with.
+
+    Args:
+        path: The YAML file.
+        overrides: `path=value` of every `--set`, applied in order.
+        environ: For `${VAR}`; the process's environment by default.
+
+    Raises:
+        SpecError: One line that names the place, the path, what was found and the nearest valid names.
+    """
+    file = Path(path)
+    variables = os.environ if environ is None else environ
+    document = read_document(file, variables)
+    for text in overrides:
+        apply_override(document, text, variables)
+    return study_of(document, folder=file.parent)
+
+
+def study_of(document: Document, *, folder: Path) -> StudySpec:
+    """Check a document; `folder` is what a relative `data.root` inside it is relative to."""
+    document.value = {k: v for k, v in document.value.items() if not k.startswith("x-")}
+    data = document.value.get("data")
+    if isinstance(data, dict) and isinstance(data.get("root"), str):
+        base = Path() if ("data", "root") in document.outside else folder
+        data["root"] = os.path.normpath(base.absolute() / Path(data["root"]).expanduser())
+    try:
+        study = StudySpec.model_validate_json(json.dumps(document.value), strict=True)
+    except ValidationError as error:
+        raise document.first_error(problems(error, StudySpec, tagged=True)) from None
+    study._document = document
+    return study

@@ -1,0 +1,97 @@
+"""What the whole suite shares: golden files, settings of hypothesis, a light model to plan with."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+from hypothesis import settings
+
+from harness.errors import HarnessError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.load_profile("suite")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regen", action="store_true", help="rewrite the golden files instead of comparing with them")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Texts kept under `tests/golden/`, rewritten by `pytest --regen` and reviewed as diffs."""
+
+    folder: Path
+    regen: bool
+
+    def check(self, name: str, text: str) -> None:
+        """Compare `text` with the file `name`, or write it there."""
+        path = self.folder / name
+        if self.regen:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            return
+        assert path.is_file(), f"{path} must exist; write it with: pytest --regen"
+        kept = path.read_text(encoding="utf-8")
+        diff = difflib.unified_diff(kept.splitlines(), text.splitlines(), "kept", "found", lineterm="")
+        assert kept == text, f"{path} differs; if that is wanted, run: pytest --regen\n" + "\n".join(diff)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return Golden(ROOT / "tests" / "golden", request.config.getoption("--regen"))
+
+
+@dataclass(frozen=True)
+class ToyEncoder:
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    width: int = 8
+    depths: tuple[int, ...] = (1, 1)
+    drop_path: float = 0.1
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    encoder: ToyEncoder = ToyEncoder()
+    fusion: Literal["sum", "correlation"] = "correlation"
+    noise: bool = True
+    kernels: tuple[int, ...] = (1, 3, 5)
+    scale: float = 1
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.encoder.depths) > 4:
+            raise ValueError(f"encoder must have at most 4 stages, got {len(self.encoder.depths)}")
+        if self.encoder.width < 1:
+            raise HarnessError(f"encoder.width must be at least 1, got {self.encoder.width}")
+
+
+@dataclass(frozen=True)
+class OtherConfig:
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    fusion: Literal["sum"] = "sum"
+    width: int = 4
+
+
+@pytest.fixture
+def toy_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models `toy`, `other` and `landcover` (of another task), for as long as a test runs."""
+    from models.base import MODELS, ModelInfo, SegmentationModel
+
+    def model(config: type[Any], task: str, components: dict[str, Any]) -> type[SegmentationModel]:
+        info = ModelInfo(title="Toy", paper="none", task=task, components=components)
+        return type("Toy", (SegmentationModel,), {"info": info, "Config": config})
+
+    toy = model(ToyConfig, "referring", {"noise": False, "fusion": "sum", "kernels": (1,)})
+    monkeypatch.setitem(MODELS._entries, "toy", toy)
+    monkeypatch.setitem(MODELS._entries, "other", model(OtherConfig, "referring", {}))
+    monkeypatch.setitem(MODELS._entries, "landcover", model(OtherConfig, "semantic", {}))

@@ -1,0 +1,148 @@
+"""Records refuse inconsistent states, survive JSON, and a trial's id is what can change its result."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.records import (
+    Plan,
+    Resources,
+    Score,
+    Trial,
+    TrialResult,
+    TrialState,
+    canonical_json,
+)
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+plain = st.recursive(
+    leaves, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(), v, max_size=3), max_leaves=9
+)
+sections = st.dictionaries(st.text(), plain, max_size=4)
+
+TRIAL = Trial(
+    task="referring",
+    data={"name": "rrsis_d", "image_size": 64},
+    data_fingerprint="f",
+    model={"name": "toy", "kernels": [1, 3]},
+    train={"lr": 1e-3},
+    evaluate={"empty": "zero"},
+    replicate=0,
+)
+
+
+def backwards(value: Any) -> Any:
+    """The same value with every mapping in reverse order."""
+    if isinstance(value, dict):
+        return {k: backwards(v) for k, v in reversed(value.items())}
+    return [backwards(v) for v in value] if isinstance(value, list) else value
+
+
+@given(model=sections, train=sections, replicate=st.integers(0, 99))
+def test_trial_survives_json(model: dict[str, Any], train: dict[str, Any], replicate: int) -> None:
+    trial = replace(TRIAL, model=model, train=train, replicate=replicate, resources=Resources(workers=2))
+    again = Trial.from_json(json.loads(json.dumps(trial.to_json())))
+    assert again == trial
+    assert again.id == trial.id
+
+
+@given(model=sections)
+def test_id_does_not_depend_on_key_order(model: dict[str, Any]) -> None:
+    assert replace(TRIAL, model=model).id == replace(TRIAL, model=backwards(model)).id
+
+
+def test_id_does_not_depend_on_names_folders_or_resources() -> None:
+    other = replace(TRIAL, variant="x", data_root="d", resources=Resources(workers=4, data_workers=2, eval_batch=1))
+    assert other.id == TRIAL.id
+    assert len(TRIAL.id) == 12
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": "semantic"},
+        {"data": {"name": "rrsis_d", "image_size": 96}},
+        {"data_fingerprint": "g"},
+        {"model": {"name": "toy", "kernels": [3, 1]}},
+        {"train": {"lr": 1e-4}},
+        {"evaluate": {"empty": "one"}},
+        {"replicate": 1},
+        {"base_seed": 1},
+    ],
+)
+def test_id_depends_on_what_can_change_the_result(change: dict[str, Any]) -> None:
+    assert replace(TRIAL, **change).id != TRIAL.id
+
+
+def test_id_is_what_it_has_always_been() -> None:
+    assert TRIAL.id == "796181ce1295"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_canonical_json_refuses_what_json_cannot_hold(value: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json({"a": value})
+
+
+def test_plan_finds_its_trials() -> None:
+    plan = Plan(study="s", question="q", trials=(TRIAL,), tables=())
+    assert plan.trial(TRIAL.id) is TRIAL
+    with pytest.raises(KeyError, match="nowhere"):
+        plan.trial("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"workers": 0}, "^workers must be at least 1, got 0$"),
+        ({"gpus_per_worker": -0.5}, "^gpus_per_worker must be at least 0, got -0.5$"),
+        ({"data_workers": -1}, "^data_workers must be at least 0, got -1$"),
+        ({"eval_batch": 0}, "^eval_batch must be at least 1, got 0$"),
+        ({"cpus_per_worker": 0}, "^cpus_per_worker must be above 0, got 0$"),
+    ],
+)
+def test_resources_that_no_trial_can_run_on(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Resources(**values)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_scores_are_finite(value: float) -> None:
+    with pytest.raises(ValueError, match="score val/miou must be finite"):
+        Score("val", "miou", value)
+
+
+scores = st.builds(Score, st.sampled_from(["val", "test"]), st.text(), st.floats(0, 1))
+results = st.one_of(
+    st.builds(
+        TrialResult, st.text(), st.just(TrialState.COMPLETE), st.lists(scores, min_size=1, max_size=3).map(tuple)
+    ),
+    st.builds(TrialResult, st.text(), st.just(TrialState.FAILED), error=st.text(min_size=1)),
+    st.builds(TrialResult, st.text(), st.just(TrialState.PRUNED), best_epoch=st.integers(1, 9)),
+)
+
+
+@given(result=results)
+def test_result_survives_json(result: TrialResult) -> None:
+    assert TrialResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+@pytest.mark.parametrize(
+    ("state", "values", "message"),
+    [
+        (TrialState.RUNNING, {}, "^a result's state must be COMPLETE, PRUNED or FAILED, got RUNNING$"),
+        (TrialState.COMPLETE, {}, "^a COMPLETE result must have scores and no error$"),
+        (TrialState.COMPLETE, {"scores": (Score("val", "miou", 1.0),), "error": "x"}, "and no error$"),
+        (TrialState.FAILED, {}, "^a FAILED result must say its error$"),
+    ],
+)
+def test_results_refuse_inconsistent_states(state: TrialState, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrialResult("id", state, **values)
