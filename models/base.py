@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness.registry import Registry
 
-MODELS: Registry[type[SegmentationModel]] = Registry("model", "models", private=frozenset({"base", "text", "vision"}))
+MODELS: Registry[type[SegmentationModel]] = Registry("model", "models", private=frozenset({"base", "text", "vision", "words"}))
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,15 @@ class Inputs:
     """Number of token ids the tokenizer can return; 0 where there is no text."""
     pad_id: int = 0
     """Token id of padding."""
+    vocabulary: tuple[str, ...] = ()
+    """Words by token id, where the text encoder reads words; empty for word pieces."""
 
 
 class ModelOutput(NamedTuple):
     """What a forward pass returns."""
 
     logits: Tensor
-    """`(B, K, H, W)` at the input's size."""
+    """`(B, K, H, W)` at the input's size; in training mode a model may return a smaller map, which losses accept."""
     auxiliary: tuple[Tensor, ...] = ()
     """Logits `(B, K, H, W)` of auxiliary heads, in training mode only."""
 

@@ -1,0 +1,289 @@
+"""Pretrained Swin weights from timm or from a file, under our names, and timm's ResNet with its weights.
+
+Of Swin only weights are taken from timm: its Swin rolls before padding and so differs from the published one on maps
+that are not multiples of the window.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models import load_state_dict, resnet
+from torch import Tensor, nn
+
+from harness.errors import HarnessError, nearest
+
+_FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+_IGNORED = re.compile(r"^(head\.|norm\.)|relative_position_index$|attn_mask$")
+_MERGING = re.compile(r"^layers\.(\d+)\.downsample\.")
+_TABLE = "relative_position_bias_table"
+_PARTS = (("conv1", "bn1", "act1", "maxpool"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+_OURS = re.compile(r"^(patch_embed\.|stages\.\d+\.(merging\.|blocks\.\d+\.(norm1|norm2|attn|mlp)\.))")
+
+
+class LoadedWeights(NamedTuple):
+    """What was taken from a checkpoint."""
+
+    loaded: tuple[str, ...]
+    """Our names that received a tensor."""
+    resized: tuple[str, ...]
+    """Our names of position tables that were resized to our window."""
+    ignored: tuple[str, ...]
+    """Names of the checkpoint that have no place here: classifier, final norm, derived tables."""
+
+
+def load_swin_weights(backbone: nn.Module, source: str) -> LoadedWeights:
+    """Load pretrained weights into the Swin part of a backbone, in place; all other parts keep their values.
+
+    Args:
+        backbone: Has `patch_embed` and `stages`, with the names of `models.layers.swin`.
+        source: Path of a `.pth` or `.safetensors` file, or name of a timm checkpoint.
+
+    Raises:
+        HarnessError: The checkpoint cannot be had, or does not fit the backbone.
+    """
+    published = _read_file(Path(source).expanduser()) if source.endswith(_FILE_SUFFIXES) else _from_timm(source)
+    ignored = tuple(name for name in published if _IGNORED.search(name))
+    renamed = rename_swin({name: tensor for name, tensor in published.items() if name not in ignored})
+    targets = {name: tensor for name, tensor in backbone.state_dict().items() if _OURS.match(name)}
+    resized = tuple(
+        name
+        for name, tensor in renamed.items()
+        if name.endswith(_TABLE) and name in targets and tensor.shape != targets[name].shape
+    )
+    for name in resized:
+        renamed[name] = resize_position_table(renamed[name], rows=targets[name].shape[0])
+    _require_fit(renamed, targets, source)
+    backbone.load_state_dict(renamed, strict=False)
+    return LoadedWeights(tuple(renamed), resized, ignored)
+
+
+def rename_swin(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename Swin weights; timm keeps the merging at the end of stage i with stage i + 1, the Swin authors with i."""
+    merging_stages = {int(found[1]) for name in published if (found := _MERGING.match(name))}
+    offset = 0 if 0 in merging_stages else 1
+
+    def ours(name: str) -> str:
+        name = _MERGING.sub(lambda found: f"stages.{int(found[1]) - offset}.merging.", name)
+        return re.sub(r"^layers\.", "stages.", name)
+
+    return {ours(name): tensor for name, tensor in published.items()}
+
+
+def resize_position_table(table: Tensor, *, rows: int) -> Tensor:
+    """Resize a relative position table `((2w-1)^2, heads)` to `(rows, heads)`, bicubic over the two offsets."""
+    old, new = round(table.shape[0] ** 0.5), round(rows**0.5)
+    # (old*old) h -> 1 h old old -> (new*new) h
+    grid = table.t().reshape(1, -1, old, old).float()
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    return grid.reshape(-1, new * new).t().to(table.dtype)
+
+
+def _require_fit(found: Mapping[str, Tensor], targets: Mapping[str, Tensor], source: str) -> None:
+    missing = sorted(targets.keys() - found.keys())
+    unknown = sorted(found.keys() - targets.keys())
+    misshapen = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(target.shape)}"
+        for name, target in sorted(targets.items())
+        if name in found and found[name].shape != target.shape
+    ]
+    problems = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("without a place", unknown), ("of another shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise HarnessError(
+            f"weights {source!r} must fit backbone.embed_dim, depths and heads; received tensors: {'; '.join(problems)}"
+        )
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise HarnessError(
+            f"backbone.pretrained must be an existing file; {path} is missing; put a Swin checkpoint there (Swin-B: "
+            "swin_base_patch4_window12_384_22k.pth of github.com/SwinTransformer/storage) or use a timm name"
+        )
+    try:
+        state: dict[str, Tensor] = load_state_dict(str(path), use_ema=False, weights_only=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise HarnessError(f"backbone.pretrained must be a readable file of tensors; {path}: {reason}") from error
+    return state
+
+
+def _from_timm(name: str) -> dict[str, Tensor]:
+    known = timm.list_models("swin_*", pretrained=True)
+    if name not in known:
+        raise HarnessError(
+            f"backbone.pretrained must be a .pth or .safetensors file or a timm Swin name; received {name!r}; "
+            + nearest(name, known)
+        )
+    try:
+        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:
+        cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
+        raise HarnessError(
+            f"pretrained Swin {name!r} is neither in the cache ({cache}) nor reachable on the hub; on a machine with "
+            f"network run `hf download timm/{name}` and copy the cache, or set backbone.pretrained to its "
+            "model.safetensors"
+        ) from error
+    return state
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """A bottleneck ResNet with output stride 8; the sizes must be those of the pretrained weights."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    pretrained: str | None = "resnet101.tv_in1k"
+    """timm name or `.pth`/`.safetensors` file of a ResNet; null starts it at random and trains all of it."""
+    depths: tuple[int, int, int, int] = (3, 4, 23, 3)
+    """Blocks per stage, each at least 1; (3, 4, 23, 3) is ResNet-101."""
+    width: int = 64
+    """Inner channels of the first stage, at least 1; the four stages put out 4, 8, 16 and 32 times as many."""
+    trained: Literal["none", "last", "all"] = "none"
+    """Which pretrained stages are trained; what is not keeps its weights and its batch norm statistics."""
+
+    def __post_init__(self) -> None:
+        if min(*self.depths, self.width) < 1:
+            raise HarnessError(
+                f"backbone: depths and width must be at least 1; received {list(self.depths)}, {self.width}"
+            )
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """Channels of the stages 2, 3 and 4, which `ResNet` returns."""
+        return 8 * self.width, 16 * self.width, 32 * self.width
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm that keeps its statistics and its scale and shift, in training too, under the names of batch norm."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        self.weight = nn.Parameter(norm.weight.detach(), requires_grad=False)
+        self.bias = nn.Parameter(norm.bias.detach(), requires_grad=False)
+        self.register_buffer("running_mean", norm.running_mean)
+        self.register_buffer("running_var", norm.running_var)
+        self.register_buffer("num_batches_tracked", norm.num_batches_tracked)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `(B, C, H, W)`."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+class ResNet(nn.Module):
+    """timm's ResNet, its last two stages dilated by 2 and 4 instead of strided.
+
+    Args:
+        config: Size, weights, what is trained.
+        bands: Channels of the image.
+    """
+
+    def __init__(self, config: ResNetConfig, *, bands: int = 3) -> None:
+        super().__init__()
+        made = resnet.ResNet(
+            resnet.Bottleneck,
+            config.depths,
+            in_chans=bands,
+            output_stride=8,
+            channels=tuple(config.width * 2**stage for stage in range(4)),
+            num_classes=0,
+        )
+        for name in chain.from_iterable(_PARTS):
+            self.add_module(name, getattr(made, name))
+        self.num_frozen = 0
+        if config.pretrained is None:
+            return
+        _load_resnet(self, config.pretrained)
+        self.num_frozen = {"none": len(_PARTS), "last": len(_PARTS) - 1, "all": 0}[config.trained]
+        for name in chain.from_iterable(_PARTS[: self.num_frozen]):
+            self.add_module(name, _frozen(self.get_submodule(name)))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Map `(B, bands, H, W)` to the maps of stages 2, 3 and 4, each `(B, C, H / 8, W / 8)` rounded up."""
+        maps, x = [], image
+        for index, names in enumerate(_PARTS):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and index >= self.num_frozen):
+                for name in names:
+                    x = self.get_submodule(name)(x)
+            maps.append(x)
+        return maps[2:]
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    """The module with nothing to train and every batch norm frozen."""
+    if isinstance(module, nn.BatchNorm2d):
+        return FrozenBatchNorm(module)
+    for name, child in module.named_children():
+        module.add_module(name, _frozen(child))
+    return module.requires_grad_(False)
+
+
+def _load_resnet(backbone: nn.Module, source: str) -> None:
+    if source.endswith(_FILE_SUFFIXES):
+        published = _resnet_from_file(Path(source).expanduser())
+    else:
+        published = _resnet_from_timm(source)
+    weights = {name: tensor for name, tensor in published.items() if not name.startswith("fc.")}
+    shapes = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
+    wrong = sorted(
+        name
+        for name in {*weights, *shapes}
+        if not name.endswith("num_batches_tracked")
+        and (name not in weights or name not in shapes or weights[name].shape != shapes[name])
+    )
+    if wrong:
+        raise HarnessError(
+            f"weights {source!r} must fit backbone.depths and width; received {len(wrong)} tensors that are missing, "
+            f"unknown or of another size, for example {wrong[0]}"
+        )
+    backbone.load_state_dict(weights, strict=False)
+
+
+def _resnet_from_file(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise HarnessError(
+            f"backbone.pretrained must be an existing file; {path} is missing; put a ResNet checkpoint there "
+            "(ResNet-101: model.safetensors of hub repository timm/resnet101.tv_in1k) or use a timm name"
+        )
+    try:
+        state: dict[str, Tensor] = load_state_dict(str(path), use_ema=False, weights_only=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise HarnessError(f"backbone.pretrained must be a readable file of tensors; {path}: {reason}") from error
+    return state
+
+
+def _resnet_from_timm(name: str) -> dict[str, Tensor]:
+    known = timm.list_models("resnet*", pretrained=True)
+    if name not in known:
+        raise HarnessError(
+            f"backbone.pretrained must be a .pth or .safetensors file or a timm ResNet name; received {name!r}; "
+            + nearest(name, known)
+        )
+    try:
+        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:
+        cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
+        raise HarnessError(
+            f"pretrained ResNet {name!r} is neither in the cache ({cache}) nor reachable on the hub; on a machine with "
+            f"network run `hf download timm/{name}` and copy the cache, or set backbone.pretrained to its "
+            "model.safetensors"
+        ) from error
+    return state
