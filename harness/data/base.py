@@ -21,7 +21,7 @@ DATASETS: Registry[type[ReferringDataset]] = Registry(
     private=frozenset(
         {
             *("base", "raster", "transforms", "splits", "cache", "synthetic", "coco_mask", "scenes", "referring"),
-            *("layout", "miniature"),
+            *("layout", "miniature", "checking", "triplets", "triplet_miniature", "cache_folder"),
         }
     ),
 )

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from harness.errors import DataError
 
 _BROKEN_PICKLE = (
@@ -58,6 +62,29 @@ def field(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> An
         kinds = kind if isinstance(kind, tuple) else (kind,)
         raise DataError(f"{where}: {key!r} must be {' or '.join(k.__name__ for k in kinds)}, got {describe(value)}")
     return value
+
+
+def read_pixels(path: Path, what: str, *, mode: str | None) -> NDArray[Any]:
+    """Decode an image file.
+
+    Args:
+        path: The file.
+        what: What it is, for messages: `the image of sample 12/1`.
+        mode: Pillow mode to convert to, for example `RGB`; None for the values as they are stored.
+
+    Returns:
+        `(H, W)` or `(H, W, channels)`.
+
+    Raises:
+        DataError: The file is missing (then its cause is a `FileNotFoundError`) or cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert(mode) if mode else image)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: {what} must exist, found no file") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: {what} cannot be decoded: {error}") from error
 
 
 def describe(value: Any) -> str:

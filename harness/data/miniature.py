@@ -14,8 +14,7 @@ from PIL import Image
 
 from harness.data.base import SPLITS, SyntheticConfig
 from harness.data.coco_mask import encode_rle
-from harness.data.scenes import NOUNS, Scene, check_config, draw_image, draw_scene
-from harness.errors import DataError
+from harness.data.scenes import NOUNS, Scene, check_config, draw_image, draw_scene, stretch
 
 CATEGORIES = (
     *("Expressway-Service-area", "Expressway-toll-station", "airplane", "airport", "baseballfield"),
@@ -62,8 +61,6 @@ def write_miniature(root: Path, config: SyntheticConfig) -> None:
         DataError: The config cannot be generated.
     """
     check_config(config)
-    if config.quirks and config.train < 3:
-        raise DataError(f"synthetic data with quirks must have 3 or more training samples, got {config.train}")
     images, boxes, index = (root / "images/rrsisd/JPEGImages", root / "images/rrsisd/ann_split", root / "rrsisd")
     for folder in (images, boxes, index):
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +71,8 @@ def write_miniature(root: Path, config: SyntheticConfig) -> None:
     for number, (split, i) in enumerate(places):
         quirk = QUIRKS.get((split, i), "") if config.quirks else ""
         sample = _Sample(number, split, draw_scene(config, split, i), quirk)
-        pixels = _pixels(sample, draw_image(sample.scene, config, split, i))
+        pixels = draw_image(sample.scene, config, split, i)
+        pixels = stretch(pixels) if quirk == "height" else pixels
         name = f"{sample.image_id:05d}"
         Image.fromarray(pixels).save(images / f"{name}.jpg", quality=_JPEG_QUALITY, subsampling=0)
         _write_xml(boxes / f"{name}.xml", sample)
@@ -86,13 +84,6 @@ def write_miniature(root: Path, config: SyntheticConfig) -> None:
         instances["annotations"].append(_annotation(sample))
     (index / "instances.json").write_text(json.dumps(instances), encoding="utf-8")
     (index / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
-
-
-def _pixels(sample: _Sample, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if sample.quirk != "height":
-        return pixels
-    size = sample.scene.size
-    return np.array(Image.fromarray(pixels).resize((size, size + max(1, size // 60)), Image.Resampling.BILINEAR))
 
 
 def _reference(sample: _Sample) -> dict[str, Any]:

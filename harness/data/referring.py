@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harness.data.base import ReferringDataset, ReferringRecord
+from harness.data.base import ReferringDataset, ReferringRecord, digest
+from harness.data.cache import CacheShape, Pixels, SampleCache, open_cache
 from harness.data.transforms import (
     BlackBoxes,
     black_out,
@@ -34,13 +35,6 @@ Encode = Callable[[str], tuple[Any, Any]]
 """Sentence -> token ids `(T,)` and mask `(T,)` of 0 and 1, as sequences, arrays or tensors of integers."""
 
 _BOXED_STREAM, _BOX_STREAM, _SENTENCE_STREAM, _SHUFFLE_STREAM = 1, 2, 3, 4
-
-
-class _Pixels(NamedTuple):
-    image: NDArray[np.uint8]
-    """`(S, S, 3)`."""
-    mask: NDArray[np.uint8]
-    """`(S, S)`."""
 
 
 class ReferringSamples(Dataset[dict[str, Tensor]]):
@@ -63,10 +57,6 @@ class ReferringSamples(Dataset[dict[str, Tensor]]):
         ValueError: `black_boxes` without `augment_seed`.
     """
 
-    cache: bool = False
-    """Whether resized images and masks stay in memory, 4 S^2 bytes per record (0.9 MB at 480); records with black boxes
-    are decoded at every access all the same. Each data-loading process keeps its own."""
-
     def __init__(
         self,
         dataset: ReferringDataset,
@@ -87,7 +77,7 @@ class ReferringSamples(Dataset[dict[str, Tensor]]):
         self._boxed = self._choose_boxed()
         self._donors = np.arange(len(self._records))
         self._places = tuple(self._expand())
-        self._kept: dict[int, _Pixels] = {}
+        self._cache: SampleCache | None = None
 
     def __len__(self) -> int:
         return len(self._places)
@@ -103,6 +93,18 @@ class ReferringSamples(Dataset[dict[str, Tensor]]):
             "token_mask": torch.as_tensor(mask, dtype=torch.int64),
             "index": torch.tensor(index),
         }
+
+    def use_cache(self, *, fingerprint: str, gib: float) -> None:
+        """Take pixels from the node's cache, and keep there what is decoded; samples are the same with and without.
+
+        Args:
+            fingerprint: Hash of the dataset's content.
+            gib: What all caches of the node may take, in GiB; 0 for no cache.
+        """
+        content = digest(fingerprint.encode(), *(_file_state(record) for record in self._records))
+        shape = CacheShape(len(self._records), self._size)
+        split = self._records[0].split
+        self._cache = open_cache(f"{split}-{self._size}-{content}", shape, gib=gib) if gib > 0 else None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, whose sentences and boxes are drawn; call before the epoch's loader starts."""
@@ -159,22 +161,49 @@ class ReferringSamples(Dataset[dict[str, Tensor]]):
         rng = np.random.default_rng([self._seed, _BOXED_STREAM])
         return frozenset(draw_black_box_refs(len(self._records), self._boxes.fraction, rng).tolist())
 
-    def _pixels(self, record_index: int) -> _Pixels:
-        if record_index in self._kept:
-            return self._kept[record_index]
-        record = self._records[record_index]
-        image = self._dataset.read_image(record)
-        is_boxed = self._boxes is not None and record_index in self._boxed
-        if self._boxes is not None and is_boxed:
-            image = black_out(image, self._boxes, self._rng(_BOX_STREAM, record_index))
-        pixels = _resize(image, self._dataset, record, self._size)
-        if self.cache and not is_boxed:
-            self._kept[record_index] = pixels
+    def _pixels(self, record_index: int) -> Pixels:
+        if self._boxes is None or record_index not in self._boxed:
+            return self._plain(record_index)
+        image = self._whole(record_index)
+        mask = self._plain(record_index, image).mask if self._cache else self._mask(record_index)
+        covered = black_out(image, self._boxes, self._rng(_BOX_STREAM, record_index))
+        return Pixels(resize_image(covered, self._size), mask)
+
+    def _plain(self, record_index: int, image: NDArray[np.uint8] | None = None) -> Pixels:
+        """Image and mask without augmentation, from the cache or from the files; `image` saves decoding it again."""
+        kept = self._cache.read(record_index) if self._cache else None
+        if kept is not None:
+            return kept
+        if image is None:
+            image = self._dataset.read_image(self._records[record_index])
+        pixels = Pixels(resize_image(image, self._size), self._mask(record_index))
+        if self._cache:
+            self._cache.write(record_index, pixels)
         return pixels
+
+    def _whole(self, record_index: int) -> NDArray[np.uint8]:
+        """The image at full resolution, from the cache or from its file."""
+        kept = self._cache.read_whole(record_index) if self._cache else None
+        if kept is not None:
+            return kept
+        image = self._dataset.read_image(self._records[record_index])
+        if self._cache:
+            self._cache.write_whole(record_index, image)
+        return image
+
+    def _mask(self, record_index: int) -> NDArray[np.uint8]:
+        record = self._records[record_index]
+        mask = resize_mask(self._dataset.read_mask(record), self._size)
+        if mask.max() > 1:
+            raise DataError(f"the mask of sample {record.key} must hold 0 and 1 only, got {mask.max()}")
+        return mask
 
     def _rng(self, stream: int, record_index: int) -> np.random.Generator:
         return np.random.default_rng([self._seed or 0, stream, self._epoch, record_index])
 
 
-def _resize(image: NDArray[np.uint8], dataset: ReferringDataset, record: ReferringRecord, size: int) -> _Pixels:
-    return _Pixels(resize_image(image, size), resize_mask(dataset.read_mask(record), size))
+def _file_state(record: ReferringRecord) -> bytes:
+    """What changes when a record or its image file does; reads no pixels."""
+    found = record.image.stat() if record.image.exists() else None
+    state = (found.st_size, found.st_mtime_ns) if found else None
+    return repr((record.key, record.split, record.image.name, state)).encode()

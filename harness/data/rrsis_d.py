@@ -9,18 +9,17 @@ published file are unreliable and never used; boxes follow from masks.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from harness.data.base import DATASETS, SPLITS, DataReport, DatasetInfo, ReferringRecord, SyntheticConfig, digest
+from harness.data.checking import Finding, pixel_findings, report_of
 from harness.data.coco_mask import decode_segmentation
-from harness.data.layout import describe, field, load_plain_pickle, require_layout
+from harness.data.layout import describe, field, load_plain_pickle, read_pixels, require_layout
 from harness.data.miniature import write_miniature
 from harness.errors import DataError, nearest
 
@@ -84,13 +83,8 @@ class RrsisD:
 
     def read_image(self, record: ReferringRecord) -> NDArray[np.uint8]:
         """RGB pixels `(H, W, 3)`, 0..255."""
-        try:
-            with Image.open(record.image) as image:
-                return np.array(image.convert("RGB"), np.uint8)
-        except FileNotFoundError as error:
-            raise DataError(f"{record.image}: the image of sample {record.key} must exist, found no file") from error
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{record.image}: the image of sample {record.key} cannot be decoded: {error}") from error
+        pixels: NDArray[np.uint8] = read_pixels(record.image, f"the image of sample {record.key}", mode="RGB")
+        return pixels
 
     def read_mask(self, record: ReferringRecord) -> NDArray[np.uint8]:
         """Mask `(H, W)` of 0 and 1 at the size stored with it; 14 published images have another height."""
@@ -115,51 +109,22 @@ class RrsisD:
 
     def check(self) -> DataReport:
         """Decode every mask, read the header of every image; pixel data of the images is not decoded."""
-        problems: dict[str, list[str]] = defaultdict(list)
         seen: set[str] = set()
-        for split in SPLITS:
-            for record in self._records[split]:
-                if record.key in seen:
-                    problems["duplicated keys"].append(record.key)
-                seen.add(record.key)
-                for kind, finding in self._check_record(record):
-                    problems[kind].append(finding)
-        counts = {split: len(self._records[split]) for split in SPLITS}
-        published = ", ".join(f"{split} {count}" for split, count in self.info.expected.items())
-        notes = () if counts == self.info.expected else (f"not the published data set, which has {published} samples",)
-        return DataReport(counts=counts, problems=dict(problems), notes=notes)
+        return report_of(self.info, self._records, lambda record: self._find(record, seen))
 
     @staticmethod
     def write_synthetic(root: Path, config: SyntheticConfig) -> None:
         """Write a miniature in RRSIS-D's layout; equal configs give equal bytes."""
         write_miniature(root, config)
 
-    def _check_record(self, record: ReferringRecord) -> list[tuple[str, str]]:
-        """Kind of problem and sample, for one record."""
-        findings: list[tuple[str, str]] = []
+    def _find(self, record: ReferringRecord, seen: set[str]) -> Iterator[Finding]:
+        """What is wrong with a record; its key is added to `seen`."""
+        if record.key in seen:
+            yield "duplicated keys", record.key
+        seen.add(record.key)
         if record.category is None:
-            findings.append(("unknown categories", record.key))
-        if not all(sentence.strip() for sentence in record.sentences):
-            findings.append(("empty sentences", record.key))
-        image_size, mask_size = None, None
-        try:
-            with Image.open(record.image) as image:
-                image_size = (image.height, image.width)
-        except FileNotFoundError:
-            findings.append(("missing images", f"{record.key} ({record.image.name})"))
-        except (OSError, SyntaxError, ValueError):
-            findings.append(("unreadable images", f"{record.key} ({record.image.name})"))
-        try:
-            mask = self.read_mask(record)
-            mask_size = mask.shape
-            if not mask.any():
-                findings.append(("empty masks", record.key))
-        except DataError:
-            findings.append(("unreadable masks", f"{record.key} (annotation {record.mask.annotation})"))
-        if image_size and mask_size and image_size != mask_size:
-            shown = "image {}x{}, mask {}x{} (height x width)".format(*image_size, *mask_size)
-            findings.append(("size mismatches", f"{record.key} ({shown})"))
-        return findings
+            yield "unknown categories", record.key
+        yield from pixel_findings(record, self.read_mask, mask_name=f"annotation {record.mask.annotation}")
 
 
 def _read_records(root: Path) -> dict[str, tuple[ReferringRecord, ...]]:

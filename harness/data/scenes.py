@@ -182,6 +182,8 @@ def check_config(config: SyntheticConfig) -> None:
         raise DataError(f"the size of synthetic images must be 32 to 4096 pixels, got {config.size}")
     if config.seed < 0:
         raise DataError(f"the seed of synthetic data must be at least 0, got {config.seed}")
+    if config.quirks and config.train < 3:
+        raise DataError(f"synthetic data with quirks must have 3 or more training samples, got {config.train}")
 
 
 def draw_scene(config: SyntheticConfig, split: str, index: int) -> Scene:
@@ -210,6 +212,12 @@ def draw_image(scene: Scene, config: SyntheticConfig, split: str, index: int) ->
         pixels[scene.mask(i) > 0] = np.array(COLOURS[item.colour], np.float32) * rng.uniform(0.92, 1.0)
     pixels += rng.normal(0, 5, pixels.shape)
     return pixels.clip(0, 255).round().astype(np.uint8)
+
+
+def stretch(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The quirk of published images that are a little higher than their masks: `(S, S, 3)` -> `(S + S // 60, S, 3)`."""
+    size = pixels.shape[1]
+    return np.array(Image.fromarray(pixels).resize((size, size + max(1, size // 60)), Image.Resampling.BILINEAR))
 
 
 def _try_scene(kind: Kind, size: int, rng: np.random.Generator) -> Scene | None:

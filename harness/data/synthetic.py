@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.data.base import DATASETS, ReferringDataset, SyntheticConfig, digest
 from harness.errors import DataError
+from harness.records import Trial
 
 GENERATOR_VERSION = 1
 """Raised with every change of what a config generates; part of the identity of trials on synthetic data."""
@@ -85,6 +86,13 @@ def open_dataset(name: str, *, root: Path, synthetic: SyntheticConfig | None) ->
     if synthetic is not None:
         ensure_synthetic(name, root, synthetic)
     return dataset(root)
+
+
+def data_root(trial: Trial, storage: Path) -> Path:
+    """The folder of the trial's dataset; generated data lives under the storage, one folder per content."""
+    if trial.data_root:
+        return Path(trial.data_root)
+    return storage / "data" / f"{trial.data['name']}-{trial.data_fingerprint}"
 
 
 def _origin(name: str, config: SyntheticConfig) -> dict[str, Any]:

@@ -104,6 +104,10 @@ def resize_mask(mask: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 def normalise(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """`(S, S, 3)` of 0..255 -> `(3, S, S)` with ImageNet's mean and deviation taken out."""
-    mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
-    scaled = (image.astype(np.float32) / np.float32(255) - mean) / std
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32)
+    out = np.empty((3, *image.shape[:2]), np.float32)
+    for channel, (mean, std) in enumerate(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)):
+        plane = out[channel]  # one plane at a time stays in the processor's cache
+        np.divide(image[..., channel], np.float32(255), out=plane)
+        plane -= np.float32(mean)
+        plane /= np.float32(std)
+    return out
