@@ -14,12 +14,12 @@ from harness.spec import (
     CumulativeDesign,
     ExplicitDesign,
     GridDesign,
-    Json,
     LeaveOneOutDesign,
     LevelConfig,
     OneFactorDesign,
     StudySpec,
 )
+from harness.spec_part import Json
 from harness.yaml_lines import DocPath, shown
 
 

@@ -15,7 +15,8 @@ from harness.designs import Group, group_of
 from harness.errors import DataError, nearest
 from harness.records import Plan, Row, Skipped, Table, Trial, canonical_json
 from harness.resolve import Point, Resolved, reference_point, resolve
-from harness.spec import StudySpec, TableConfig
+from harness.spec import StudySpec
+from harness.spec_report import TableConfig
 
 ABSENT = "absent"
 """Fingerprint to plan with while the data is not there; such ids are provisional."""
@@ -45,6 +46,8 @@ def expand(study: StudySpec, *, fingerprint: str, data_root: str = "") -> Plan:
         replicates=study.replicates,
         primary_metric=study.report.primary.metric,
         primary_split=study.report.primary.split,
+        figures=study.report.figures,
+        breakdowns=study.report.breakdowns,
         spec_sha=study_sha(study),
     )
 

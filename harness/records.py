@@ -48,6 +48,8 @@ class Resources:
     """Processes that load data for each worker; 0 loads in the worker itself."""
     eval_batch: int = 8
     """Samples per evaluation batch, at least 1; scores do not depend on it."""
+    cache_gib: float = 16.0
+    """Disk that decoded samples of all trials may take on each node, in GiB; 0 decodes them at every access."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -57,6 +59,8 @@ class Resources:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.cpus_per_worker <= 0:
             raise ValueError(f"cpus_per_worker must be above 0, got {self.cpus_per_worker}")
+        if not 0 <= self.cache_gib < math.inf:
+            raise ValueError(f"cache_gib must be a number of GiB, at least 0, got {self.cache_gib}; 0 is no cache")
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,10 @@ class Plan:
     replicates: int = 1
     primary_metric: str = "miou"
     primary_split: str = "val"
+    figures: tuple[str, ...] = ()
+    """Figures that the report draws."""
+    breakdowns: tuple[str, ...] = ()
+    """What the report groups samples by: `category`, `size`, `length`."""
     spec_sha: str = ""
     """SHA-256 of the validated study."""
 

@@ -12,8 +12,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from harness.errors import HarnessError, SpecError, UnknownNameError, nearest
 from harness.records import Resources, canonical_json
-from harness.spec import EvaluateConfig, Json, Part, StudySpec, TrainConfig
+from harness.spec import EvaluateConfig, StudySpec, TrainConfig
 from harness.spec_errors import named_path, problems
+from harness.spec_part import Json, Part
 from harness.yaml_lines import DocPath, shown
 from models.base import MODELS, SegmentationModel
 

@@ -8,21 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from harness.data.base import DATASETS, SyntheticConfig
 from harness.errors import SpecError, nearest
@@ -30,33 +20,14 @@ from harness.metrics import METRICS
 from harness.overrides import apply_override
 from harness.records import Resources
 from harness.spec_errors import problems, refuse
+from harness.spec_part import Count, Json, NotNegative, Part, Positive, Slug, Text
+from harness.spec_report import ReportConfig
 from harness.yaml_lines import DocPath, Document, Problem, read_document
 
 SPLITS = ("val", "test")
 """Splits that are scored."""
 SHUFFLED = "_shuffled"
 """Suffix of a split that is scored with the sentences exchanged between samples."""
-
-Json = dict[str, Any]
-
-
-def _is_slug(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", text):
-        raise refuse((), f"must be lower case letters, digits, - and _, received {text!r}")
-    return text
-
-
-Slug = Annotated[str, AfterValidator(_is_slug)]
-Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Part(BaseModel):
-    """Frozen; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DataConfig(Part):
@@ -92,7 +63,7 @@ class DataConfig(Part):
 
 
 class LossConfig(Part):
-    """`ce` x class-weighted cross entropy + `dice` x Dice loss."""
+    """`ce` x class-weighted cross entropy + `dice` x Dice loss + `auxiliary` x cross entropy of each auxiliary head."""
 
     ce: NotNegative = 0.9
     """Weight of the cross entropy."""
@@ -102,6 +73,10 @@ class LossConfig(Part):
     """Weights of background and object in the cross entropy."""
     dice_reduction: Literal["sum", "mean", "sum_at_2"] = "sum"
     """Dice over samples and classes: summed, averaged, or averaged and multiplied by 4 (a batch of 2 summed)."""
+    ce_reduction: Literal["mean", "pixel_sum"] = "mean"
+    """Cross entropy: averaged over pixels and samples, or summed over pixels and averaged over samples."""
+    auxiliary: NotNegative = 0.0
+    """Weight of the cross entropy of each auxiliary head that a model has in training."""
 
     @model_validator(mode="after")
     def _has_a_term(self) -> LossConfig:
@@ -136,7 +111,8 @@ class TrainConfig(Part):
     """Passes over the training split."""
     global_batch: Count = 8
     """Samples per optimiser step over all workers, a multiple of their number."""
-    optimizer: Literal["adamw"] = "adamw"
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """`adam` adds the weight decay to the gradient, as an L2 term in the loss does."""
     lr: Positive = 3e-5
     """Learning rate at the start."""
     weight_decay: NotNegative = 0.01
@@ -187,15 +163,15 @@ class LevelConfig(Part):
     """A row of an `explicit` design."""
 
     label: Text
-    model: Json = {}
+    model: Json = Field(default_factory=dict)
     """Merged into the reference's model section; with another `name`, that model's defaults with these changes."""
-    train: Json = {}
+    train: Json = Field(default_factory=dict)
     """Merged into the study's recipe."""
-    data: Json = {}
+    data: Json = Field(default_factory=dict)
     """Merged into the study's data section; `image_size` only."""
-    set: Json = {}
+    set: Json = Field(default_factory=dict)
     """Dotted config path -> value."""
-    resources: Json = {}
+    resources: Json = Field(default_factory=dict)
     """Merged into the study's resources."""
 
 
@@ -270,36 +246,6 @@ Design = Annotated[
     ExplicitDesign | GridDesign | OneFactorDesign | LeaveOneOutDesign | CumulativeDesign,
     Field(discriminator="design"),
 ]
-
-
-class PrimaryConfig(Part):
-    """The score that decides."""
-
-    metric: str
-    split: str = "val"
-
-
-class TableConfig(Part):
-    """A table of the paper."""
-
-    name: Slug
-    """File name of the table."""
-    of: str
-    """Entry of `variants` whose rows it shows."""
-    kind: Literal["comparison", "ablation"]
-    metrics: Annotated[tuple[str, ...], Field(min_length=1)]
-    splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("val",)
-    published: str | None = None
-    """File of `experiments/published/`, without suffix, whose rows stand beside ours."""
-    caption: str | None = None
-
-
-class ReportConfig(Part):
-    """What the paper needs."""
-
-    primary: PrimaryConfig
-    tables: Annotated[tuple[TableConfig, ...], Field(min_length=1)]
-    figures: tuple[Literal["delta", "precision_curve", "learning_curves", "qualitative", "feature_maps"], ...] = ()
 
 
 class StudySpec(Part):

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from harness.registry import Registry
 
-MODELS: Registry[type[SegmentationModel]] = Registry("model", "models", private=frozenset({"base", "text", "vision", "words"}))
+MODELS: Registry[type[SegmentationModel]] = Registry(
+    "model", "models", private=frozenset({"base", "text", "vision", "words"})
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,15 @@ class ParameterGroup(NamedTuple):
     """Factor on the recipe's learning rate."""
 
 
+class FeaturePoint(NamedTuple):
+    """A map inside a model that is worth looking at."""
+
+    path: str
+    """Submodule whose output it is; a configuration that does not build it has no such map."""
+    layout: Literal["B C H W", "B H W C", "B N C"]
+    """Axes of that output; `N` is a square map flattened row by row."""
+
+
 class SegmentationModel(nn.Module):
     """A model that maps a batch of named tensors to logits.
 
@@ -79,6 +91,8 @@ class SegmentationModel(nn.Module):
 
     info: ClassVar[ModelInfo]
     Config: ClassVar[type[Any]]
+    feature_points: ClassVar[Mapping[str, FeaturePoint]] = MappingProxyType({})
+    """Name shown in figures -> map, in the order of the forward pass."""
 
     def __init__(self, config: Any, inputs: Inputs) -> None:
         super().__init__()

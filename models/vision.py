@@ -204,6 +204,7 @@ class ResNet(nn.Module):
             output_stride=8,
             channels=tuple(config.width * 2**stage for stage in range(4)),
             num_classes=0,
+            zero_init_last=False,
         )
         for name in chain.from_iterable(_PARTS):
             self.add_module(name, getattr(made, name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,10 @@ import pandas as pd
 
 from harness.errors import HarnessError
 from harness.records import Plan
+from reports.artifacts import FigureRequest, Sources
+from reports.breakdown import Breakdown, build_breakdowns
 from reports.csv_table import render_csv
+from reports.figures import DrawnFigures, draw_figures
 from reports.latex import compile_pdf, render_document, render_table
 from reports.markdown import render_markdown
 from reports.published import load_published
@@ -25,6 +28,8 @@ from reports.tables import build_table
 
 DOCUMENT = "tables"
 MANIFEST = "manifest.json"
+FIGURES = "figures"
+"""Folder of the figures, inside the report's."""
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -33,7 +38,7 @@ class ReportFiles:
     """What a report wrote."""
 
     tex: tuple[Path, ...]
-    """One per table, in the order of the plan."""
+    """One per table, in the order of the plan, then one per break-down."""
     markdown: tuple[Path, ...]
     csv: tuple[Path, ...]
     document: Path
@@ -43,14 +48,20 @@ class ReportFiles:
     manifest: Path
     tables: tuple[TableModel, ...]
     """The tables themselves, for whoever wants to show them elsewhere."""
+    figures: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the plan asks for and could not be made, one line each."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """Every file."""
-        return (*self.tex, *self.markdown, *self.csv, self.document, *([self.pdf] if self.pdf else []), self.manifest)
+        pdf = [self.pdf] if self.pdf else []
+        return (*self.tex, *self.markdown, *self.csv, self.document, *pdf, *self.figures, self.manifest)
 
 
-def build_report(plan: Plan, frame: pd.DataFrame, out_dir: Path, *, published_dir: Path) -> ReportFiles:
+def build_report(
+    plan: Plan, frame: pd.DataFrame, out_dir: Path, *, published_dir: Path, sources: Sources | None = None
+) -> ReportFiles:
     """Write the report of a study.
 
     Args:
@@ -58,6 +69,7 @@ def build_report(plan: Plan, frame: pd.DataFrame, out_dir: Path, *, published_di
         frame: Results frame.
         out_dir: Folder to write to; made if it does not exist. Files of an earlier report are replaced.
         published_dir: Folder of the files of published numbers.
+        sources: What figures and break-downs are made from; without it, they are not made and a note says so.
 
     Raises:
         HarnessError: A table's name cannot be a file's name, published numbers are missing or damaged, or LaTeX fails.
@@ -67,17 +79,39 @@ def build_report(plan: Plan, frame: pd.DataFrame, out_dir: Path, *, published_di
     tables = tuple(
         build_table(plan, t, frame, files[t.published] if t.published is not None else None) for t in plan.tables
     )
+    breakdowns, notes = _breakdowns(plan, frame, sources)
+    _check_names([t.name for t in (*tables, *(b.table for b in breakdowns))])
     out_dir.mkdir(parents=True, exist_ok=True)
-    tex = tuple(_write(out_dir / f"{t.name}.tex", render_table(t)) for t in tables)
-    markdown = tuple(_write(out_dir / f"{t.name}.md", render_markdown(t)) for t in tables)
-    csv = tuple(_write(out_dir / f"{t.name}.csv", render_csv(t)) for t in tables)
+    drawn = _figures(plan, frame, sources, out_dir / FIGURES)
+    shown = (*tables, *(b.table for b in breakdowns))
+    tex = tuple(_write(out_dir / f"{t.name}.tex", render_table(t)) for t in shown)
+    markdown = tuple(_write(out_dir / f"{t.name}.md", render_markdown(t)) for t in shown)
+    texts = [*((t.name, render_csv(t)) for t in tables), *((b.table.name, b.csv) for b in breakdowns)]
+    csv = tuple(_write(out_dir / f"{name}.csv", text) for name, text in texts)
     title = f"Tables of study “{plan.study}”: {plan.question}"
-    document = _write(out_dir / f"{DOCUMENT}.tex", render_document([t.name for t in tables], title=title))
+    document = _write(out_dir / f"{DOCUMENT}.tex", render_document([t.name for t in shown], title=title))
     document.with_suffix(".pdf").unlink(missing_ok=True)
     pdf = compile_pdf(document)
-    written = (*tex, *markdown, *csv, document, *([pdf] if pdf else []))
-    manifest = _write(out_dir / MANIFEST, _manifest(plan, tables, written))
-    return ReportFiles(tex, markdown, csv, document, pdf, manifest, tables)
+    written = (*tex, *markdown, *csv, document, *([pdf] if pdf else []), *drawn.paths)
+    run_ids = drawn.run_ids | {run for table in shown for _, cell in table.cells() for run in cell.run_ids}
+    manifest = _write(out_dir / MANIFEST, _manifest(plan, run_ids, {p.relative_to(out_dir): p for p in written}))
+    return ReportFiles(
+        tex, markdown, csv, document, pdf, manifest, tables, figures=drawn.paths, notes=(*notes, *drawn.notes)
+    )
+
+
+def _breakdowns(plan: Plan, frame: pd.DataFrame, sources: Sources | None) -> tuple[list[Breakdown], list[str]]:
+    if sources is None or not plan.breakdowns:
+        return [], [f"break-down by {by}: no per-sample results are at hand" for by in plan.breakdowns]
+    return build_breakdowns(FigureRequest(plan, frame, sources))
+
+
+def _figures(plan: Plan, frame: pd.DataFrame, sources: Sources | None, folder: Path) -> DrawnFigures:
+    if sources is None or not plan.figures:
+        return DrawnFigures(
+            (), frozenset(), tuple(f"figure {f}: nothing to draw from is at hand" for f in plan.figures)
+        )
+    return draw_figures(FigureRequest(plan, frame, sources), folder)
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -103,12 +137,11 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _manifest(plan: Plan, tables: Sequence[TableModel], written: Sequence[Path]) -> str:
-    run_ids = {run for table in tables for _, cell in table.cells() for run in cell.run_ids}
+def _manifest(plan: Plan, run_ids: Collection[str], written: Mapping[Path, Path]) -> str:
     content = {
         "study": plan.study,
         "spec_sha": plan.spec_sha,
-        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written},
+        "files": {n.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for n, path in written.items()},
         "runs": sorted(run_ids),
     }
     return json.dumps(content, indent=2, sort_keys=True) + "\n"

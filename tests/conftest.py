@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,6 +15,10 @@ from hypothesis import settings
 from harness.errors import HarnessError
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Before torch is imported, here and in processes that tests start: the models are too small for two threads, which on
+# busy cores wait for each other, and sums over one thread are the same in every run.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("suite")
@@ -40,6 +46,26 @@ class Golden:
         kept = path.read_text(encoding="utf-8")
         diff = difflib.unified_diff(kept.splitlines(), text.splitlines(), "kept", "found", lineterm="")
         assert kept == text, f"{path} differs; if that is wanted, run: pytest --regen\n" + "\n".join(diff)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs; copying it is much faster than making one."""
+    from harness.results import connect
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray of our own, started once, whatever runs on this machine; `RayExecutor` finds the connection."""
+    import ray
+
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture
@@ -80,6 +106,15 @@ class OtherConfig:
 
     fusion: Literal["sum"] = "sum"
     width: int = 4
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Decoded samples of the suite stay out of the node's own cache; processes it starts inherit this."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture

@@ -28,15 +28,21 @@ LAYERS = (
     ("harness", "harness.errors", "harness.registry"),
     ("harness.records", "harness.seeding", "harness.environment"),
     ("harness.metrics", "harness.data.base"),
-    ("harness.spec", "harness.spec_errors", "harness.yaml_lines", "harness.overrides"),
+    (
+        *("harness.spec", "harness.spec_part", "harness.spec_report", "harness.spec_errors"),
+        *("harness.yaml_lines", "harness.overrides"),
+    ),
     ("models", "harness.data", "harness.losses", "harness.distributed"),
     ("harness.tasks", "harness.train", "harness.evaluate", "harness.checkpoint", "harness.cost"),
+    ("harness.feature_maps",),
     ("harness.resolve", "harness.designs", "harness.plan", "harness.plan_view", "harness.data_view", "harness.results"),
-    ("harness.trial",),
+    ("harness.artifacts",),
+    ("harness.trial", "harness.convert"),
     ("harness.executor", "harness.tracking", "harness.search", "harness.progress"),
     ("harness.ray_executor",),
     ("harness.study",),
     ("reports",),
+    ("harness.panels",),
     ("harness.cli",),
 )
 PACKAGES = ("models", "harness.data", "reports")
@@ -59,7 +65,8 @@ HOMES = {
 # Importing one of these must not import torch, neither itself nor through another module of ours.
 LIGHT = (
     *(f"harness.{m}" for m in ("errors", "registry", "records", "seeding", "environment", "metrics")),
-    *(f"harness.{m}" for m in ("spec", "spec_errors", "yaml_lines", "overrides", "plan_view", "results", "cli")),
+    *(f"harness.{m}" for m in ("spec", "spec_part", "spec_report", "spec_errors", "yaml_lines", "overrides")),
+    *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "cli")),
     "reports",
 )
 

@@ -82,7 +82,14 @@ def test_trial_is_fully_resolved(tmp_path: Path) -> None:
     }
     synthetic = {"train": 8, "val": 16, "test": 16, "size": 96, "seed": 0, "quirks": False}
     assert trial.data == {"name": "rrsis_d", "image_size": 64, "synthetic": synthetic}
-    assert trial.train["loss"] == {"ce": 0.9, "dice": 0.1, "class_weights": [0.9, 1.1], "dice_reduction": "sum"}
+    assert trial.train["loss"] == {
+        "ce": 0.9,
+        "dice": 0.1,
+        "class_weights": [0.9, 1.1],
+        "dice_reduction": "sum",
+        "ce_reduction": "mean",
+        "auxiliary": 0.0,
+    }
     assert trial.evaluate["controls"] == ["shuffled_sentences"]
     assert (trial.data_fingerprint, trial.data_root) == ("f", "d")
     assert Trial.from_json(json.loads(json.dumps(trial.to_json()))).id == trial.id

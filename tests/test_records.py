@@ -106,6 +106,8 @@ def test_plan_finds_its_trials() -> None:
         ({"data_workers": -1}, "^data_workers must be at least 0, got -1$"),
         ({"eval_batch": 0}, "^eval_batch must be at least 1, got 0$"),
         ({"cpus_per_worker": 0}, "^cpus_per_worker must be above 0, got 0$"),
+        ({"cache_gib": -1}, "^cache_gib must be a number of GiB, at least 0, got -1; 0 is no cache$"),
+        ({"cache_gib": math.nan}, "^cache_gib must be a number of GiB, at least 0, got nan"),
     ],
 )
 def test_resources_that_no_trial_can_run_on(values: dict[str, Any], message: str) -> None:

@@ -38,8 +38,8 @@ class CmpcLevelConfig(LanguageCnnConfig):
     relation_graph: bool = True
     """Whether positions exchange features along the relation words."""
     cmpc_concat: Literal["plus", "cvpr"] = "plus"
-    """What a level puts out: `plus` joins entity map, graph, entity vector and grid (released code, CMPC+); `cvpr` joins
-    graph and sentence vector (CMPC; from memory of the paper, not checked)."""
+    """What a level puts out: `plus` joins entity map, graph, entity vector and grid (released code, CMPC+); `cvpr`
+    joins graph and sentence vector (CMPC; from memory of the paper, not checked)."""
 
     def __post_init__(self) -> None:
         LanguageCnnConfig.__post_init__(self)
@@ -90,7 +90,7 @@ class EveryWord(nn.Module):
 
 
 def parse_sentence(parser: nn.Module, states: Tensor, mask: Tensor) -> Sentence:
-    """Weigh LSTM states `(B, T, C)` by what `parser` makes of them; padding, where `mask (B, T)` is false, is left out."""
+    """Weigh LSTM states `(B, T, C)` by what `parser` makes of them, without padding, where `mask (B, T)` is false."""
     words = unit(states, dim=-1)
     entity, relation = parser(words)
     present = mask.to(words.dtype)

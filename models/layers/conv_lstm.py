@@ -1,7 +1,7 @@
 """Convolutional LSTM with peepholes and joint normalisation, over a sequence of maps.
 
-Source: Shi et al., NeurIPS 2015, https://arxiv.org/abs/1506.04214, in the variant that CMPC (CVPR 2020) fuses its levels
-with: 1x1 kernels, a peephole weight per position and channel, a norm over all positions and channels.
+Source: Shi et al., NeurIPS 2015, https://arxiv.org/abs/1506.04214, in the variant that CMPC (CVPR 2020) fuses its
+levels with: 1x1 kernels, a peephole weight per position and channel, a norm over all positions and channels.
 
 Shapes: `B` images, `C` channels, `h w` the map.
 """

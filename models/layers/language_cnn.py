@@ -7,7 +7,7 @@ Shapes: `B` images, `C` channels, `h w` the map at stride 8, `HW` its positions,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, TypeVar
 
@@ -102,11 +102,11 @@ class TiledConv(nn.Conv2d):
 
     def __init__(self, channels: int, vector: int, out_channels: int) -> None:
         super().__init__(channels + vector, out_channels, 1)
-        self.split = (channels, vector)
+        self.parts = [channels, vector]
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:  # type: ignore[override]  # one input more
         """Map `x (B, C, h, w)` and `vector (B, V)` to `(B, out, h, w)`."""
-        of_map, of_vector = self.weight.split(self.split, dim=1)
+        of_map, of_vector = torch.split(self.weight, self.parts, dim=1)
         tiled = F.linear(vector, of_vector.flatten(1), self.bias)
         return F.conv2d(x, of_map) + tiled[..., None, None]
 
@@ -169,6 +169,14 @@ class LanguageCnn(nn.Module):
         return self.grid.to(x.dtype).expand(len(x), -1, -1, -1)
 
 
+class SumOfMaps(nn.Module):
+    """Stands in for a learned fusion of levels."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Add maps `(B, C, h, w)`."""
+        return sum(maps[1:], maps[0])
+
+
 def two_class_logits(score: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     """Logits `(B, 2, H, W)` of background (0) and object from `score (B, 1, h, w)`, resized to `size` if given.
 
@@ -181,9 +189,7 @@ def two_class_logits(score: Tensor, size: tuple[int, int] | None = None) -> Tens
 
 def convolution_groups(model: nn.Module) -> list[ParameterGroup]:
     """Weights of convolutions and linear layers with the recipe's weight decay, everything else without."""
-    decayed = {
-        id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)
-    }
+    decayed = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         ParameterGroup([p for p in trained if id(p) in decayed], None),

@@ -44,6 +44,10 @@ class LanguageSwinConfig:
     """What a position attends to: altered copies of itself (released code) or of its window (reading of Eq. 2-5)."""
     noise_init_std: float = 1.0
     """Standard deviation of the learned noise vectors at the start, at least 0 (released code: 1)."""
+    language_pathway: bool = True
+    """Whether what the words said goes on to the next stage; without it only the decoder gets it (`sum` only)."""
+    language_gate: bool = True
+    """Tanh gate on what the words said before it goes on."""
     visual_branch: bool = True
     """Visual branch with its gate; without it `sum` adds language only and `correlation` takes the stage's features."""
     cim: bool = True
@@ -63,6 +67,11 @@ class LanguageSwinConfig:
             raise HarnessError(f"cim and fusion 'correlation' need backbone.embed_dim divisible by 4; received {width}")
         if self.noise_init_std < 0.0:
             raise HarnessError(f"noise_init_std must be at least 0; received {self.noise_init_std}")
+        if not self.language_pathway and (self.fusion != "sum" or self.decoder_source != "pwam"):
+            raise HarnessError(
+                "language_pathway: false needs fusion 'sum' and decoder_source 'pwam', because then only the decoder "
+                f"reads the language branch; received {self.fusion!r} and {self.decoder_source!r}"
+            )
 
 
 class StageFusion(nn.Module):
@@ -75,7 +84,9 @@ class StageFusion(nn.Module):
 
     def __init__(self, channels: int, config: LanguageSwinConfig) -> None:
         super().__init__()
-        self.language_gate = Gate(channels)
+        self.language_pathway = config.language_pathway
+        gated = config.language_pathway and config.language_gate
+        self.language_gate: nn.Module = Gate(channels) if gated else nn.Identity()
         self.visual_branch = VisualBranch() if config.visual_branch else None
         self.visual_gate = Gate(channels) if config.visual_branch else None
         self.correlation = (
@@ -84,15 +95,15 @@ class StageFusion(nn.Module):
 
     def forward(self, x: Tensor, read: Tensor) -> Tensor:
         """Update features `x` with the pixel-word attention `read`; all `(B, H, W, C)`."""
-        language = self.language_gate(read)
         visual = None
         if self.visual_branch is not None and self.visual_gate is not None:
             visual = self.visual_gate(self.visual_branch(x))
         if self.correlation is not None:
-            fused: Tensor = x + self.correlation(x if visual is None else visual, language)
+            fused: Tensor = x + self.correlation(x if visual is None else visual, self.language_gate(read))
             return fused
-        summed: Tensor = x + language
-        return summed if visual is None else summed + visual
+        if self.language_pathway:
+            x = x + self.language_gate(read)
+        return x if visual is None else x + visual
 
 
 class StageOutput(NamedTuple):

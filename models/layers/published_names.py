@@ -97,8 +97,42 @@ PLAIN_DECODER = {
     },
     "conv1_1": "classify",
 }
-FIRST_ROW_ONLY = frozenset({"noise.key_offset", "noise.value_offset"})
-"""Tables of which the published code reads row 0 only, and which are vectors here."""
+_TOKEN_BLOCK = {
+    "norm1": "norm1",
+    "attn.qkv": "attn.qkv",
+    "attn.proj": "attn.proj",
+    "norm2": "norm2",
+    "mlp.fc1": "fc1",
+    "mlp.fc2": "fc2",
+}
+_GUIDE_EXCHANGE = {
+    "projs.{}": "enter",
+    "fusion.{}.0.norm1": "norm",
+    "fusion.{}.0.attn.wq": "query",
+    "fusion.{}.0.attn.wk": "key",
+    "fusion.{}.0.attn.wv": "value",
+    "fusion.{}.0.attn.proj": "proj",
+    "revert_projs.{}": "leave",
+}
+LANGUAGE_GUIDANCE = {
+    **{
+        f"msb.blocks.{level}.{j}.{published}": f"blocks.{level}.{j}.{ours}"
+        for level, depth in enumerate((1, 3))
+        for j in range(depth)
+        for published, ours in _TOKEN_BLOCK.items()
+    },
+    **{
+        f"msb.{published.format(level)}": f"exchanges.{level}.{ours}"
+        for level in range(2)
+        for published, ours in _GUIDE_EXCHANGE.items()
+    },
+    "patch_embed": "",
+}
+LANGUAGE_GUIDANCE_WITHOUT_EXCHANGE = {
+    published: "" if ours.startswith("exchanges.") else ours for published, ours in LANGUAGE_GUIDANCE.items()
+}
+FIRST_ROW_ONLY = ("noise.key_offset", "noise.value_offset")
+"""Ends of the names of tables of which the published code reads row 0 only, and which are vectors here."""
 
 
 class Renamed(NamedTuple):
@@ -112,6 +146,21 @@ class Renamed(NamedTuple):
     """Published names that no table entry covers."""
 
 
+def our_name(published: str, table: Mapping[str, str]) -> str | None:
+    """Our name of a published weight by the longest prefix that `table` has; empty if not built, None if unknown."""
+    prefix = published
+    while prefix and prefix not in table:
+        prefix = prefix.rpartition(".")[0]
+    if not prefix:
+        return None
+    return table[prefix] + published[len(prefix) :] if table[prefix] else ""
+
+
+def as_built(ours: str, tensor: Tensor) -> Tensor:
+    """What of a published tensor is built here under the name `ours`."""
+    return tensor[0] if ours.endswith(FIRST_ROW_ONLY) else tensor
+
+
 def rename(published: Mapping[str, Tensor], table: Mapping[str, str]) -> Renamed:
     """Rename a published state by the longest prefix of `table` that matches.
 
@@ -119,18 +168,12 @@ def rename(published: Mapping[str, Tensor], table: Mapping[str, str]) -> Renamed
         published: Published name -> tensor.
         table: Published prefix -> our prefix; prefixes end where a name's dot is.
     """
-    state: dict[str, Tensor] = {}
-    not_built, unknown = [], []
-    for name, tensor in published.items():
-        prefix = max((p for p in table if name == p or name.startswith(p + ".")), key=len, default=None)
-        if prefix is None:
-            unknown.append(name)
-        elif not table[prefix]:
-            not_built.append(name)
-        else:
-            ours = table[prefix] + name[len(prefix) :]
-            state[ours] = tensor[0] if ours in FIRST_ROW_ONLY else tensor
-    return Renamed(state, tuple(not_built), tuple(unknown))
+    places = {name: our_name(name, table) for name in published}
+    return Renamed(
+        {ours: as_built(ours, published[name]) for name, ours in places.items() if ours},
+        tuple(name for name, ours in places.items() if ours == ""),
+        tuple(name for name, ours in places.items() if ours is None),
+    )
 
 
 def reshape_like(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Text-guided feature exchange: every level takes from the two others what the sentence asks for.
 
-Source: CMPC (Huang et al., CVPR 2020, https://arxiv.org/abs/2010.00514, section 3.3).
+Source: CMPC (Huang et al., CVPR 2020, https://arxiv.org/abs/2010.00514).
 
 Shapes: `B` images, `D` channels, `h w` the map, `HW` its positions, `C` width of the sentence vector.
 """
@@ -58,7 +58,8 @@ class LevelExchange(nn.Module):
         """
         query = self.query(sentence) @ self.key.weight * flat.shape[1] ** -0.5
         weights = (query[:, None] @ flat).softmax(-1)  # B 1 HW
-        return (weights @ flat.transpose(1, 2)).squeeze(1)
+        pooled: Tensor = weights @ flat.transpose(1, 2)
+        return pooled.squeeze(1)
 
 
 class TextExchange(nn.Module):

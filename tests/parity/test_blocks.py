@@ -20,6 +20,7 @@ from models.layers import published_names as names
 from models.layers.arc import AdaptiveRotatedConv, rotation_matrices
 from models.layers.correlation import CorrelationFusion, correlate
 from models.layers.decoder import Decoder, DecoderConfig
+from models.layers.lgce import LanguageGuidance, LanguageGuidanceConfig
 from models.layers.msrc import MsrcConfig, MultiScaleRotatedConv
 from models.layers.noise import AdaptiveNoise
 from models.layers.pointwise import Gate
@@ -214,3 +215,22 @@ def test_plain_decoder() -> None:
     block = Decoder(DecoderConfig(decoder="plain"), widths=(4, 8, 16, 32), num_classes=2)
     assert fill(block, reference, names.PLAIN_DECODER) == ()
     check(reference, lambda t: {"logits": block([t["c1"], t["c2"], t["c3"], t["c4"]])})
+
+
+def test_language_guidance() -> None:
+    reference = read("lgce_msb")
+    block = LanguageGuidance(LanguageGuidanceConfig(lgce_exchange="effective"), widths=(16, 32), text_width=4)
+    # the linear layers that make the tokens are not part of the published module
+    state = {**reference.state, **{f"guides.{n}": t for n, t in block.guides.state_dict().items()}}
+    not_built = fill(block, reference._replace(state=state), {**names.LANGUAGE_GUIDANCE, "guides": "guides"})
+    assert set(not_built) == {k for k in reference.state if k.startswith("patch_embed.")}
+
+    def attend(t: dict[str, Tensor]) -> list[Tensor]:
+        return block.attend([t["guide_0"], t["guide_1"]], [t["x_0"], t["x_1"]])
+
+    # the published order: attention, then the exchange, whose result nothing reads
+    attended = attend(reference.inputs)
+    exchanged = block.exchange([y[:, :1] for y in attended], [y[:, 1:] for y in attended])
+    for level, guide in enumerate(exchanged):
+        torch.testing.assert_close(guide, reference.middle[f"guide_{level}"], atol=1e-5, rtol=0.0)
+    check(reference, lambda t: {f"patches_{i}": y[:, 1:] for i, y in enumerate(attend(t))})

@@ -1,0 +1,52 @@
+"""A split through a model: one row per sample, whatever the batch size and the number of workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from harness.distributed import gather, rank, world_size
+from harness.tasks import Task
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on `device`."""
+    return {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, task: Task, split: str, *, device: torch.device, batch_size: int, precision: str = "fp32"
+) -> pd.DataFrame:
+    """Measure every sample of a split.
+
+    Each worker takes every n-th sample; no sample is padded in or counted twice.
+
+    Args:
+        model: The model itself, not its DDP wrapper; its training mode is restored.
+        task: Gives the samples and measures them.
+        split: `val`, `test`, or one of them with `_shuffled`.
+        device: Where the model is.
+        batch_size: Samples per forward pass; changes the speed, not the result.
+        precision: `fp32` or `bf16` autocast.
+
+    Returns:
+        One row per sample in the dataset's order, the same on every worker.
+    """
+    samples: Any = task.evaluation(split)
+    mine = list(range(rank(), len(samples), world_size()))
+    loader: DataLoader[dict[str, Any]] = DataLoader(samples, batch_size=batch_size, sampler=mine)
+    was_training = model.training
+    model.eval()
+    rows: list[dict[str, Any]] = []
+    for cpu_batch in loader:
+        batch = to_device(cpu_batch, device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            output = model(batch)
+        rows += task.measure(split, output, batch)
+    model.train(was_training)
+    return pd.DataFrame.from_records(gather(rows)).sort_values("index", ignore_index=True)

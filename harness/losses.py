@@ -1,0 +1,94 @@
+"""Losses that mean the same for one worker and for many.
+
+A loss returns this worker's share times the number of workers: DDP averages gradients over workers, so the average of
+the shares is the loss of the whole batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.distributed import total, world_size
+
+CrossEntropyReduction = Literal["mean", "pixel_sum"]
+DiceReduction = Literal["sum", "mean", "sum_at_2"]
+
+
+class LossParts(NamedTuple):
+    """Shares of this worker, see the module's first lines."""
+
+    cross_entropy: Tensor
+    dice: Tensor
+
+
+def target_for(logits: Tensor, target: Tensor) -> Tensor:
+    """`target (B, H, W)` itself for logits of its size, else each class's bilinear share `(B, K, h, w)` of a cell."""
+    if logits.shape[2:] == target.shape[1:]:
+        return target
+    truth = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    return F.interpolate(truth, size=logits.shape[2:], mode="bilinear", align_corners=False)
+
+
+def weighted_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    class_weights: tuple[float, ...],
+    *,
+    reduction: CrossEntropyReduction = "mean",
+) -> Tensor:
+    """Class-weighted cross entropy over all pixels of the whole batch.
+
+    Args:
+        logits: `(B, K, h, w)`; at another size than the target's they are compared with the target's bilinear shares.
+        target: `(B, H, W)` int64 classes.
+        class_weights: One weight per class.
+        reduction: `mean` is `sum w[y] * nll / sum w[y]`; `pixel_sum` is `sum w[y] * nll / number of samples`.
+    """
+    weight = torch.tensor(class_weights, device=logits.device)
+    truth = target_for(logits, target)
+    summed = F.cross_entropy(logits, truth, weight=weight, reduction="sum")
+    if reduction == "pixel_sum":
+        return summed * world_size() / total(torch.tensor(float(len(logits)), device=logits.device))
+    hard = truth.dim() == target.dim()
+    counts = torch.bincount(truth.flatten(), minlength=weight.numel()) if hard else truth.sum((0, 2, 3))
+    return summed * world_size() / total((weight * counts).sum())
+
+
+def dice(logits: Tensor, target: Tensor, *, reduction: DiceReduction, smooth: float = 1e-6) -> Tensor:
+    """`1 - (2 I + s) / (P + T + s)` per sample and class on softmax scores, reduced over the whole batch.
+
+    `sum` adds over samples and classes, so it grows with the batch: the published RMSIN and MAFN loss. `mean` averages.
+    `sum_at_2` is what RMSIN's documented command (2 images per GPU) makes of `sum`: the mean times 2 samples and K
+    classes.
+    """
+    scores = logits.softmax(1)
+    num_classes = logits.shape[1]
+    truth = target_for(logits, target)
+    if truth.dim() == target.dim():
+        truth = F.one_hot(truth, num_classes).movedim(-1, 1).to(scores.dtype)
+    both = (scores * truth).sum((2, 3))
+    either = scores.sum((2, 3)) + truth.sum((2, 3))
+    losses = 1 - (2 * both + smooth) / (either + smooth)  # (B, K)
+    if reduction == "sum":
+        return losses.sum() * world_size()
+    return losses.mean() * (2 * num_classes if reduction == "sum_at_2" else 1)
+
+
+def segmentation_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    class_weights: tuple[float, ...],
+    reduction: DiceReduction,
+    ce_reduction: CrossEntropyReduction = "mean",
+) -> LossParts:
+    """Both terms in 32-bit precision, whatever autocast made of the logits."""
+    exact = logits.float()
+    return LossParts(
+        weighted_cross_entropy(exact, target, class_weights, reduction=ce_reduction),
+        dice(exact, target, reduction=reduction),
+    )

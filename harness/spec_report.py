@@ -1,0 +1,41 @@
+"""The `report:` section of a study: which score decides, and which tables, figures and break-downs the paper needs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from harness.spec_part import Part, Slug
+
+
+class PrimaryConfig(Part):
+    """The score that decides."""
+
+    metric: str
+    split: str = "val"
+
+
+class TableConfig(Part):
+    """A table of the paper."""
+
+    name: Slug
+    """File name of the table."""
+    of: str
+    """Entry of `variants` whose rows it shows."""
+    kind: Literal["comparison", "ablation"]
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)]
+    splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("val",)
+    published: str | None = None
+    """File of `experiments/published/`, without suffix, whose rows stand beside ours."""
+    caption: str | None = None
+
+
+class ReportConfig(Part):
+    """What the paper needs."""
+
+    primary: PrimaryConfig
+    tables: Annotated[tuple[TableConfig, ...], Field(min_length=1)]
+    figures: tuple[Literal["delta", "precision_curve", "learning_curves", "qualitative", "feature_maps"], ...] = ()
+    breakdowns: tuple[Literal["category", "size", "length"], ...] = ()
+    """Scores by category, by size of the object, by length of the sentence, for every table and split."""

@@ -1,0 +1,187 @@
+"""What a trial trains on and is judged by: samples, loss, per-sample measurements, scores.
+
+A task joins a dataset, the model's text encoder and the evaluation protocol, so that training and evaluation need to
+know none of them. Shapes: `B` images, `K` classes, `H W` pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+from torch import Tensor
+
+from harness.data.base import ReferringDataset, SyntheticConfig
+from harness.data.coco_mask import encode_rle
+from harness.data.referring import BlackBoxes, ReferringSamples
+from harness.data.synthetic import open_dataset
+from harness.errors import HarnessError
+from harness.losses import segmentation_loss, weighted_cross_entropy
+from harness.metrics import referring_scores
+from harness.records import Trial
+from harness.seeding import stream_seed
+from harness.spec import EvaluateConfig, TrainConfig
+from models.base import Inputs, ModelOutput
+from models.text import build_tokenizer
+
+CONTROL_SUFFIX = "_shuffled"
+"""Evaluating `val_shuffled` gives every sample of `val` the sentence of another sample."""
+
+
+MASK = "prediction"
+"""Column of measured rows with the predicted mask as compressed run lengths of `height` x `width` pixels."""
+
+
+class Samples(Protocol):
+    """Samples by index, for a `torch.utils.data.DataLoader`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]: ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the augmentation of that epoch, from 0; call before the epoch's loader starts."""
+        ...
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """The sample's `key` and whatever else tables of results say of it."""
+        ...
+
+
+class Task(Protocol):
+    """Everything that depends on the kind of segmentation."""
+
+    inputs: Inputs
+
+    def training(self) -> Samples:
+        """Training samples."""
+        ...
+
+    def evaluation(self, split: str) -> Samples:
+        """Samples of a split, each with its `index`."""
+        ...
+
+    def loss(self, output: ModelOutput, batch: Mapping[str, Tensor]) -> Tensor:
+        """This worker's share of the loss, times the number of workers."""
+        ...
+
+    def measure(self, split: str, output: ModelOutput, batch: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        """One row per sample, starting with its `index`."""
+        ...
+
+    def scores(self, table: pd.DataFrame) -> dict[str, float]:
+        """Metric -> score of a split's rows."""
+        ...
+
+
+class ReferringTask:
+    """Referring segmentation under the protocol `rrsis480`: prediction and mask are compared at the input's size.
+
+    Args:
+        trial: What to train.
+        root: Folder of the dataset; a synthetic one is generated there if it is missing.
+        model_config: The model's validated configuration; its `text` says how sentences become tokens.
+    """
+
+    def __init__(self, trial: Trial, root: Path, model_config: Any) -> None:
+        self._train = TrainConfig.model_validate(trial.train)
+        self._evaluate = EvaluateConfig.model_validate(trial.evaluate)
+        self._trial = trial
+        made = trial.data["synthetic"]
+        self._data: ReferringDataset = open_dataset(
+            trial.data["name"], root=root, synthetic=None if made is None else SyntheticConfig(**made)
+        )
+        sentences = [s for record in self._data.records("train") for s in record.sentences]
+        self._tokenizer = build_tokenizer(model_config.text, sentences)
+        self._samples: dict[str, ReferringSamples] = {}
+        self.inputs = Inputs(
+            image_size=trial.data["image_size"],
+            modalities={"image": 3},
+            vocab_size=self._tokenizer.vocab_size,
+            pad_id=self._tokenizer.pad_id,
+            vocabulary=self._tokenizer.vocabulary,
+        )
+
+    @cached_property
+    def _augment_seed(self) -> int:
+        trial = self._trial
+        return stream_seed("augment", base_seed=trial.base_seed, dataset=trial.data["name"], replicate=trial.replicate)
+
+    def training(self) -> ReferringSamples:
+        """Training samples: one sentence per object, black boxes on the drawn share of them."""
+        boxes = self._train.black_boxes
+        return self._open(
+            "train",
+            augment_seed=self._augment_seed,
+            black_boxes=BlackBoxes(**boxes.model_dump()) if boxes.fraction > 0 else None,
+        )
+
+    def evaluation(self, split: str) -> ReferringSamples:
+        """Every sentence of the split, or of `<split>_shuffled` with the sentences exchanged between samples."""
+        if split not in self._samples:
+            if split.endswith(CONTROL_SUFFIX):
+                plain = self.evaluation(split.removesuffix(CONTROL_SUFFIX))
+                self._samples[split] = plain.shuffle_sentences(self._augment_seed)
+            else:
+                self._samples[split] = self._open(split)
+        return self._samples[split]
+
+    def _open(self, split: str, **augmentation: Any) -> ReferringSamples:
+        size = self.inputs.image_size
+        samples = ReferringSamples(self._data, split, image_size=size, encode=self._tokenizer.encode, **augmentation)
+        samples.use_cache(fingerprint=self._trial.data_fingerprint, gib=self._trial.resources.cache_gib)
+        return samples
+
+    def loss(self, output: ModelOutput, batch: Mapping[str, Tensor]) -> Tensor:
+        """`ce * cross entropy + dice * Dice`, and `auxiliary * cross entropy` of each auxiliary head."""
+        config, target = self._train.loss, batch["target"]
+        parts = segmentation_loss(
+            output.logits,
+            target,
+            class_weights=config.class_weights,
+            reduction=config.dice_reduction,
+            ce_reduction=config.ce_reduction,
+        )
+        loss = config.ce * parts.cross_entropy + config.dice * parts.dice
+        # A weight of 0 still gives every head a gradient, which DDP waits for.
+        for logits in output.auxiliary:
+            loss = loss + config.auxiliary * weighted_cross_entropy(
+                logits.float(), target, config.class_weights, reduction=config.ce_reduction
+            )
+        return loss
+
+    def measure(self, split: str, output: ModelOutput, batch: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        """Pixels of intersection, union and mask per sample, and the prediction; exact ties go to the background."""
+        predicted = output.logits[:, 1] > output.logits[:, 0]
+        truth = batch["target"] == 1
+        both = (predicted & truth).sum((1, 2)).tolist()
+        either = (predicted | truth).sum((1, 2)).tolist()
+        area = truth.sum((1, 2)).tolist()
+        height, width = predicted.shape[1:]
+        # B H W -> B W H: run lengths go down the columns
+        columns = predicted.transpose(1, 2).contiguous().cpu().numpy()
+        samples = self.evaluation(split)
+        return [
+            {
+                **{"index": i, **samples.describe(i), "intersection": both[n], "union": either[n], "area": area[n]},
+                **{"height": height, "width": width, MASK: encode_rle(columns[n].T)},
+            }
+            for n, i in enumerate(batch["index"].tolist())
+        ]
+
+    def scores(self, table: pd.DataFrame) -> dict[str, float]:
+        """Every referring metric as a fraction."""
+        counted = table[table["area"] > 0] if self._evaluate.drop_empty_refs else table
+        return referring_scores(
+            counted["intersection"].to_numpy(), counted["union"].to_numpy(), empty=self._evaluate.empty
+        )
+
+
+def build_task(trial: Trial, root: Path, model_config: Any) -> Task:
+    """The task that a trial names."""
+    if trial.task != "referring":
+        raise HarnessError(f"task must be 'referring', got {trial.task!r}; other tasks have no trainer yet")
+    return ReferringTask(trial, root, model_config)

@@ -1,0 +1,194 @@
+"""Scores by group of samples: by category, by size of the object, by length of the sentence.
+
+A row is a group, a column a variant; within a group a score is computed per replicate, as it is for the whole split,
+and shown as mean ± std over replicates.
+
+Sizes are shares of the image, not COCO's pixel counts (32² and 96²): shares stay the same when images are resized, and
+mean the same for datasets of different ground resolution. At stride 32, the coarsest map of every backbone here, an
+image of 480 pixels has 225 cells: below 1 % an object covers about two cells or fewer, above 5 % eleven or more.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from harness.metrics import metric, referring_scores
+from harness.records import Table
+from reports.artifacts import FigureRequest, NotDrawn, distinct_tables
+from reports.captions import SHUFFLED, metric_head, split_label
+from reports.cells import rank_cells, score_cell
+from reports.evidence import Evidence
+from reports.sample_tables import counted_samples
+from reports.table_model import Block, Cell, Column, TableModel, TableRow
+
+METRICS = ("miou", "oiou", "p50")
+
+PREFIX = "breakdown"
+"""How the names of the files begin."""
+
+
+class Grouping(NamedTuple):
+    """A way to group samples."""
+
+    stub: str
+    """Head of the column of groups."""
+    caption: str
+    assign: Callable[[pd.DataFrame], pd.Series[str]]
+    """Per-sample table -> group of each sample; missing for a sample that belongs to none."""
+    order: tuple[str, ...] = ()
+    """Groups from top to bottom; alphabetical where empty."""
+
+
+SIZES = ("small (< 1 %)", "medium (1–5 %)", "large (> 5 %)")  # noqa: RUF001
+LENGTHS = ("1–4 words", "5–8 words", "9 or more words")  # noqa: RUF001
+
+
+def object_size(table: pd.DataFrame) -> pd.Series[str]:
+    """Group by the share of the image that the ground truth covers; an empty mask belongs to no size."""
+    share = table["area"] / (table["height"] * table["width"])
+    # 1 % itself is medium, and so is 5 %
+    place = np.where(share < 0.01, 0, np.where(share <= 0.05, 1, 2))
+    return pd.Series(np.array(SIZES)[place], index=table.index).where(table["area"] > 0)
+
+
+def sentence_length(table: pd.DataFrame) -> pd.Series[str]:
+    """Group by the number of words between white space."""
+    words = table["sentence"].map(lambda sentence: len(sentence.split()))
+    place = np.where(words <= 4, 0, np.where(words <= 8, 1, 2))
+    return pd.Series(np.array(LENGTHS)[place], index=table.index)
+
+
+GROUPINGS: Mapping[str, Grouping] = {
+    "category": Grouping("Category", "by category of the object", lambda table: table["category"]),
+    "size": Grouping("Object size", "by share of the image that the object covers", object_size, SIZES),
+    "length": Grouping("Sentence", "by number of words in the sentence", sentence_length, LENGTHS),
+}
+"""Name in `report.breakdowns` -> grouping."""
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """A filled break-down: the table, and what its CSV says."""
+
+    table: TableModel
+    csv: str
+
+
+def build_breakdowns(request: FigureRequest) -> tuple[list[Breakdown], list[str]]:
+    """The break-downs that the plan asks for, one per table and split, and a note for each that cannot be made."""
+    made, notes = [], []
+    for by in request.plan.breakdowns:
+        for table in distinct_tables(request.plan):
+            for split in (s for s in table.splits if not s.endswith(SHUFFLED)):
+                try:
+                    made.append(build_breakdown(request, table, by=by, split=split))
+                except NotDrawn as reason:
+                    notes.append(f"break-down by {by} of table {table.name} on {split}: {reason}")
+    return made, notes
+
+
+def build_breakdown(request: FigureRequest, table: Table, *, by: str, split: str) -> Breakdown:
+    """Group the samples of a split and score every variant in every group.
+
+    Raises:
+        NotDrawn: No run has left per-sample results, or no sample belongs to a group.
+    """
+    grouping = GROUPINGS[by]
+    sizes, evidence = _evidence(request, table, grouping, split)
+    if not sizes:
+        raise NotDrawn("no complete run has left per-sample results that can be grouped so")
+    groups = [g for g in grouping.order or sorted(sizes) if g in sizes]
+    cells = {
+        (name, group): rank_cells(
+            [score_cell(row, evidence[group], split=split, metric_name=name) for row in table.rows]
+        )
+        for name in METRICS
+        for group in groups
+    }
+    blocks = tuple(
+        Block(metric_head(name), tuple(TableRow(f"{g}, N = {sizes[g]}", _counted(cells[name, g])) for g in groups))
+        for name in METRICS
+    )
+    model = TableModel(
+        name=f"{PREFIX}_{by}_{table.name}_{split}",
+        caption=_caption(request, table, grouping, split),
+        stub=grouping.stub,
+        switch_heads=(),
+        columns=tuple(Column(row.label) for row in table.rows),
+        blocks=blocks,
+    )
+    return Breakdown(model, _csv(table, by, sizes, cells))
+
+
+def _evidence(
+    request: FigureRequest, table: Table, grouping: Grouping, split: str
+) -> tuple[dict[str, int], dict[str, dict[str, Evidence]]]:
+    """Group -> number of samples, and group -> trial -> its scores in that group."""
+    sizes: dict[str, int] = {}
+    found: dict[str, dict[str, Evidence]] = {}
+    known = request.evidence(table.rows)
+    for row in table.rows:
+        for run in request.runs(row):
+            samples = counted_samples(request, run, split)
+            if samples is None:
+                continue
+            empty = request.plan.trial(run.trial_id).evaluate.get("empty", "zero")
+            for group, mine in samples.groupby(grouping.assign(samples), sort=True):
+                counts = [mine[name].to_numpy(np.int64) for name in ("intersection", "union")]
+                scores = {(split, name): value for name, value in referring_scores(*counts, empty=empty).items()}
+                evidence = replace(known[run.trial_id], scores=scores)
+                found.setdefault(str(group), {})[run.trial_id] = evidence
+                sizes[str(group)] = max(len(mine), sizes.get(str(group), 0))
+    return sizes, found
+
+
+def _counted(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    return tuple(replace(c, count=f"n={c.n}/{c.expected_n}") if 0 < c.n < c.expected_n else c for c in cells)
+
+
+def _caption(request: FigureRequest, table: Table, grouping: Grouping, split: str) -> str:
+    replicates = max(len(row.trial_ids) for row in table.rows)
+    aggregation = (
+        f"Mean ± std over n = {replicates} replicates; of the variants with at least two, the best of a row is bold, "
+        "the second underlined."
+        if replicates > 1
+        else "One replicate: no spread is known, and nothing is set in bold."
+    )
+    labels = [metric(name).label for name in METRICS]
+    return (
+        f"Scores {grouping.caption}, {split_label(split)} (study “{request.plan.study}”, rows of table {table.name}). "
+        f"{aggregation} N is the number of samples; {', '.join(labels)} in {metric(METRICS[0]).unit}."
+    )
+
+
+def _csv(table: Table, by: str, sizes: Mapping[str, int], cells: Mapping[tuple[str, str], Sequence[Cell]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    heads = (
+        "table",
+        "by",
+        "group",
+        "samples",
+        "variant",
+        "split",
+        "metric",
+        "mean",
+        "std",
+        "n",
+        "expected_n",
+        "run_ids",
+    )
+    writer.writerow(heads)
+    for (_, group), of_group in cells.items():
+        for row, cell in zip(table.rows, of_group, strict=True):
+            numbers = ["" if v is None else f"{v:.10g}" for v in (cell.value, cell.std)]
+            place = [table.name, by, group, sizes[group], row.label, cell.split, cell.metric]
+            writer.writerow([*place, *numbers, cell.n, cell.expected_n, " ".join(cell.run_ids)])
+    return text.getvalue()

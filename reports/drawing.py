@@ -1,0 +1,63 @@
+"""A figure as files: vector PDF, PNG, its numbers as CSV, its caption in a LaTeX float; equal figures, equal bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from reports.latex_text import latex_escape
+from reports.style import COLUMN_WIDTH
+
+SUFFIXES = (".pdf", ".png", ".csv", ".tex")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, not yet written."""
+
+    name: str
+    """Stem of its files."""
+    figure: Figure
+    data: pd.DataFrame
+    """The numbers it shows."""
+    caption: str
+    """Plain text: what is shown, by which rule it was chosen, how it was computed."""
+    run_ids: Sequence[str]
+    """MLflow runs it was drawn from."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, drawn without any window system."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write_drawing(drawing: Drawing, folder: Path) -> tuple[Path, ...]:
+    """Write the files of a figure, inside `house_style`; none of them holds a time or a machine."""
+    stem = folder / drawing.name
+    pdf, png, csv, tex = (stem.with_name(stem.name + suffix) for suffix in SUFFIXES)
+    drawing.figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    drawing.figure.savefig(png, metadata={"Software": None})
+    csv.write_bytes(drawing.data.to_csv(index=False, lineterminator="\n", float_format="%.10g").encode())
+    tex.write_bytes(latex_float(drawing).encode())
+    return pdf, png, csv, tex
+
+
+def latex_float(drawing: Drawing) -> str:
+    """A float that includes the PDF; it expects the figures' folder on `\\graphicspath`."""
+    environment = "figure*" if drawing.figure.get_figwidth() > COLUMN_WIDTH + 0.1 else "figure"
+    return (
+        f'% Figure "{drawing.name}", written by "harness report"; changes made here are lost. Needs graphicx.\n'
+        f"\\begin{{{environment}}}[!htbp]\n"
+        "  \\centering\n"
+        f"  \\includegraphics[width=\\linewidth,height=0.8\\textheight,keepaspectratio]{{{drawing.name}.pdf}}\n"
+        f"  \\caption{{{latex_escape(drawing.caption)}}}\n"
+        f"  \\label{{fig:{drawing.name}}}\n"
+        f"\\end{{{environment}}}\n"
+    )

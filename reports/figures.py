@@ -1,0 +1,75 @@
+"""The figures a study can ask for by name, drawn into a folder; what cannot be drawn is said, never dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.errors import UnknownNameError, nearest
+from harness.records import Table
+from reports.artifacts import FigureRequest, NotDrawn, distinct_tables
+from reports.curve_figures import draw_learning_curves, draw_precision_curve
+from reports.delta_figure import draw_delta
+from reports.drawing import SUFFIXES, Drawing, write_drawing
+from reports.feature_maps import draw_feature_maps
+from reports.qualitative import draw_qualitative
+from reports.style import house_style
+
+
+class FigureKind(NamedTuple):
+    """A figure that is drawn once per table with rows of its own."""
+
+    draw: Callable[[FigureRequest, Table], Sequence[Drawing]]
+    """Raises `NotDrawn` where a table does not have what it takes."""
+    kinds: tuple[str, ...] = ("comparison", "ablation")
+    """Kinds of table it is drawn for."""
+
+
+FIGURES: Mapping[str, FigureKind] = {
+    "delta": FigureKind(draw_delta),
+    "precision_curve": FigureKind(draw_precision_curve),
+    "learning_curves": FigureKind(draw_learning_curves),
+    "qualitative": FigureKind(draw_qualitative),
+    "feature_maps": FigureKind(draw_feature_maps, kinds=("ablation",)),
+}
+"""Name in `report.figures` -> figure."""
+
+
+@dataclass(frozen=True)
+class DrawnFigures:
+    """What was drawn, and what was not."""
+
+    paths: tuple[Path, ...]
+    run_ids: frozenset[str]
+    notes: tuple[str, ...]
+    """One line per figure that could not be drawn."""
+
+
+def draw_figures(request: FigureRequest, folder: Path) -> DrawnFigures:
+    """Draw the figures that the plan asks for; those of an earlier report are removed first.
+
+    Raises:
+        UnknownNameError: The plan names a figure that does not exist.
+    """
+    unknown = [name for name in request.plan.figures if name not in FIGURES]
+    if unknown:
+        raise UnknownNameError(f"unknown figure {unknown[0]!r}; {nearest(unknown[0], FIGURES)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        if old.suffix in SUFFIXES:
+            old.unlink()
+    drawings: list[Drawing] = []
+    notes: list[str] = []
+    for name in request.plan.figures:
+        tables = [t for t in distinct_tables(request.plan) if t.kind in FIGURES[name].kinds]
+        notes += [] if tables else [f"figure {name}: no table is of kind {' or '.join(FIGURES[name].kinds)}"]
+        for table in tables:
+            try:
+                drawings += FIGURES[name].draw(request, table)
+            except NotDrawn as reason:
+                notes.append(f"figure {name} of table {table.name}: {reason}")
+    with house_style():
+        paths = [path for drawing in drawings for path in write_drawing(drawing, folder)]
+    return DrawnFigures(tuple(paths), frozenset(r for d in drawings for r in d.run_ids), tuple(notes))

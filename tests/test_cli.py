@@ -1,0 +1,193 @@
+"""The command line as a user meets it: what is printed, what is written, what the exit code says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from harness import cli
+from tests.tiny import write_study
+
+Change = tuple[str, str]
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs `harness ...` in an empty folder, in this process."""
+    for name in ("HARNESS_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def call(*words: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
+        with pytest.raises(SystemExit, match=r"^\d$") as caught:
+            cli.main()
+        assert isinstance(caught.value.code, int)
+        return Done(caught.value.code, *capsys.readouterr())
+
+    return call
+
+
+def assert_refused(done: Done, *parts: str) -> None:
+    """One line on stderr that holds `parts`, exit code 2, nothing written to the current folder."""
+    assert (done.code, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ")
+    assert "Traceback" not in line
+    for part in parts:
+        assert part in line
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (("model.decoder: [", "model.decodr: ["), ("tiny.yaml:", "model.decodr", "did you mean 'decoder'")),
+        (("metric: miou", "metric: mious"), ("tiny.yaml:", "unknown metric 'mious'", "did you mean 'miou'")),
+        (("name: mafn", "name: mafm"), ("tiny.yaml:", "'mafm'", "did you mean 'mafn'")),
+        (("  epochs: 3", "  epoch: 3"), ("tiny.yaml:", "epoch", "epochs")),
+        (
+            ("image_size: 32, synthetic: {train: 10, val: 5, test: 4, size: 32}", "root: no-such-folder"),
+            ("tiny.yaml:", "must be a folder", "--set data.root=DIR"),
+        ),
+    ],
+)
+def test_misspelt_studies(harness: Command, tmp_path: Path, change: Change, parts: tuple[str, ...]) -> None:
+    assert_refused(harness("run", write_study(tmp_path, change), "--executor", "local"), *parts)
+
+
+def test_misspelt_commands(harness: Command, tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    assert_refused(harness("rnu"), "No such command 'rnu'", "Did you mean 'run'")
+    assert_refused(harness("run", study, "--storag", "x"), "--storag")
+    assert_refused(harness("run"), "Missing argument")
+    assert_refused(harness("run", study, "--executor", "locale"), "--executor must be 'ray' or 'local', got 'locale'")
+    assert_refused(harness("run", study, "--set", "train.epoch=3"), "epoch", "epochs")
+    assert_refused(harness("run", tmp_path / "missing.yaml"), "missing.yaml")
+    assert_refused(harness("report", study), "nothing has been recorded in", "harness run")
+    assert_refused(harness("data", "check", "rrsis-d", "x"), "unknown dataset 'rrsis-d'", "rrsis_d")
+    assert_refused(harness("data", "check", "rrsis_d", tmp_path / "nowhere"), "nowhere")
+
+
+def test_a_storage_that_cannot_be(harness: Command, tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    done = harness("run", study, "--executor", "local", "--storage", study / "below")
+    assert_refused(done, "the storage folder must be writable")
+    done = harness("plan", study, "--tracking-uri", f"sqlite:///{study}/below/mlflow.db")
+    assert_refused(done, "the tracking store", "must be reachable and writable")
+
+
+def test_help_is_no_error_message(harness: Command) -> None:
+    done = harness()
+    assert done.code == 2
+    assert "error:" not in done.err
+    assert "report" in done.out + done.err
+    assert harness("--help").code == 0
+
+
+def test_plan_writes_nothing(harness: Command, tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    done = harness("plan", study)
+    assert (done.code, done.err) == (0, "")
+    assert "MAFN" in done.out
+    value = json.loads(harness("plan", study, "--json", "--set", "replicates=2").out)
+    assert len(value["trials"]) == 4
+    assert value["skipped"] == []
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_plan_without_the_data_says_so(harness: Command, tmp_path: Path) -> None:
+    data = "image_size: 32, synthetic: {train: 10, val: 5, test: 4, size: 32}"
+    study = write_study(tmp_path, (data, "root: no-such-folder"))
+    done = harness("plan", study, "--json")
+    assert done.code == 0
+    assert len(json.loads(done.out)["trials"]) == 2
+    assert "ids are provisional" in done.err
+
+
+def test_run_report_and_run_again(harness: Command, tmp_path: Path) -> None:
+    study = write_study(tmp_path, ("  epochs: 3", "  epochs: 1"))
+    first = harness("run", study, "--executor", "local")
+    assert (first.code, first.err) == (0, "")
+    runs = Path("runs").absolute()
+    assert f"storage {runs}" in first.out
+    assert first.out.count("complete  ") == 2
+    tables = runs / "reports" / "tiny"
+    before = (tables / "decoder.md").read_text()
+    assert {"decoder.tex", "decoder.md", "decoder.csv", "manifest.json"} <= {p.name for p in tables.iterdir()}
+    assert f"mlflow ui --backend-store-uri sqlite:///{runs}/mlflow.db" in first.out
+
+    written = {p: p.stat().st_mtime_ns for p in runs.glob("trials/*/*")}
+    again = harness("run", study, "--executor", "local")
+    assert (again.code, again.err) == (0, "")
+    assert "started" not in again.out
+    assert {p: p.stat().st_mtime_ns for p in runs.glob("trials/*/*")} == written
+
+    (tables / "decoder.md").unlink()
+    assert harness("report", study).code == 0
+    assert (tables / "decoder.md").read_text() == before
+    assert json.loads(harness("plan", study, "--json").out)["counts"]["missing"] == 0
+
+
+def test_a_failing_trial(harness: Command, tmp_path: Path) -> None:
+    changes = (
+        ("axes: {model.decoder: [arc, msrc]}", "axes: {model.text.max_tokens: [12]}"),
+        ("epochs: 3", "epochs: 1"),
+    )
+    study = write_study(tmp_path, *changes, ("global_batch: 4", "global_batch: 11"))
+    done = harness("run", study, "--executor", "local")
+    assert done.code == 1
+    lines = done.err.splitlines()
+    assert "1 of 1 trials failed:" in lines
+    (line,) = [line for line in lines if "MAFN #0" in line]
+    assert "train.global_batch must be at most the number of training samples, got 11 for 10" in line
+    (path,) = [line.split()[-1] for line in lines if "traceback:" in line]
+    assert "Traceback" in json.loads(Path(path).read_text())["error"]
+
+
+def test_data(harness: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    done = harness("data", "synth", "rrsis_d", folder, "--train", 4, "--val", 2, "--test", 2, "--size", 32)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("rrsis_d: 4 + 2 + 2 samples in ")
+    done = harness("data", "check", "rrsis_d", folder)
+    assert done.code == 0
+    assert "RRSIS-D: 8 samples" in done.out
+    next(folder.rglob("*.jpg")).unlink()
+    assert harness("data", "check", "rrsis_d", folder).code == 1
+    done = harness("data", "check", "rrsis_d", folder, "--json")
+    assert done.code == 1
+    assert json.loads(done.out)["counts"] == {"train": 4, "val": 2, "test": 2}
+
+
+def test_list(harness: Command) -> None:
+    done = harness("list")
+    assert done.code == 0
+    for name in ("mafn", "rrsis_d", "oiou"):
+        assert name in done.out
+
+
+def test_a_submitted_job_keeps_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert cli.default_storage() == Path("runs")
+    unpacked = tmp_path / "runtime_resources" / "working_dir_files" / "x"
+    unpacked.mkdir(parents=True)
+    monkeypatch.chdir(unpacked)
+    assert cli.default_storage() == Path.home() / "harness-runs"

@@ -1,0 +1,195 @@
+"""Figures as files: all that a study can name are drawn, equal results give equal bytes, what is missing is said."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.errors import UnknownNameError
+from harness.spec_report import ReportConfig
+from reports.artifacts import NotDrawn
+from reports.build import build_report
+from reports.curve_figures import precision_curves
+from reports.delta_figure import differences
+from reports.drawing import SUFFIXES
+from reports.feature_maps import arrange_bands, draw_feature_maps, point_names, stretch, variant_maps
+from reports.figures import FIGURES, DrawnFigures, draw_figures
+from reports.style import COLOURS, house_style, series
+from tests.drawn_study import SENTENCES, make_request, make_study
+
+STEMS = (
+    *("delta_parts", "precision_curve_parts", "learning_curves_parts", "qualitative_parts"),
+    *("feature_maps_parts_1", "feature_maps_parts_2"),
+)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> DrawnFigures:
+    return draw_figures(make_request(figures=tuple(FIGURES)), tmp_path_factory.mktemp("figures"))
+
+
+def test_every_name_that_a_study_may_use_is_drawn() -> None:
+    (names, _) = get_args(ReportConfig.model_fields["figures"].annotation)
+    assert set(get_args(names)) == set(FIGURES)
+
+
+def test_each_figure_is_four_files(drawn: DrawnFigures) -> None:
+    assert [p.name for p in drawn.paths] == [stem + suffix for stem in STEMS for suffix in SUFFIXES]
+    assert not drawn.notes
+    for path in drawn.paths:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert np.asarray(image.convert("L")).std() > 5
+        if path.suffix == ".csv":
+            assert len(list(csv.reader(path.read_text().splitlines()))) > 2
+    assert "default|0" in drawn.run_ids
+    assert "+ noise|1" not in drawn.run_ids
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext is not on PATH")
+def test_text_of_the_pdf_is_text(drawn: DrawnFigures) -> None:
+    pdf = next(p for p in drawn.paths if p.name == "feature_maps_parts_2.pdf")
+    text = subprocess.run(["pdftotext", pdf, "-"], capture_output=True, text=True, check=True).stdout
+    assert SENTENCES[1] in " ".join(text.split())
+    assert "fused 2" in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not on PATH")
+def test_the_floats_compile(drawn: DrawnFigures, tmp_path: Path) -> None:
+    inputs = "\n".join(rf"\input{{{p}}}" for p in drawn.paths if p.suffix == ".tex")
+    folder = drawn.paths[0].parent
+    text = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{textcomp,amssymb,graphicx}"
+    text += rf"\graphicspath{{{{{folder}/}}}}\begin{{document}}{inputs}\end{{document}}"
+    (tmp_path / "all.tex").write_text(text)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_equal_results_give_equal_bytes_and_old_figures_go(drawn: DrawnFigures, tmp_path: Path) -> None:
+    (tmp_path / "stale.pdf").write_bytes(b"old")
+    (tmp_path / "note.txt").write_text("mine")
+    again = draw_figures(make_request(figures=("learning_curves", "qualitative")), tmp_path)
+    kept = {p.name: p.read_bytes() for p in drawn.paths}
+    assert len(again.paths) == 8
+    assert all(p.read_bytes() == kept[p.name] for p in again.paths)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["note.txt", *(p.name for p in again.paths)])
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
+    request = make_request(missing=["default", "+ noise", "MAFN"], figures=tuple(FIGURES))
+    found = draw_figures(request, tmp_path)
+    assert [p.name for p in found.paths] == [f"delta_parts{suffix}" for suffix in SUFFIXES]
+    assert found.notes == (
+        "figure precision_curve of table parts: no complete run has left a per-sample table",
+        "figure learning_curves of table parts: no complete run has the learning curve val/miou",
+        "figure qualitative of table parts: it takes per-sample results of the reference and of another row",
+        "figure feature_maps of table parts: no complete run has left feature maps; the models may declare none",
+    )
+
+
+def test_comparisons_have_no_feature_maps(tmp_path: Path) -> None:
+    request = make_request(figures=("feature_maps",))
+    table = replace(request.plan.tables[0], kind="comparison")
+    found = draw_figures(replace(request, plan=replace(request.plan, tables=(table,))), tmp_path)
+    assert (found.paths, found.notes) == ((), ("figure feature_maps: no table is of kind ablation",))
+
+
+def test_unknown_figures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="unknown figure 'detla'; did you mean 'delta'"):
+        draw_figures(make_request(figures=("detla",)), tmp_path)
+
+
+def test_a_report_draws_records_and_notes(tmp_path: Path) -> None:
+    request = make_request(figures=("delta",), breakdowns=("size",))
+    files = build_report(request.plan, request.frame, tmp_path / "a", published_dir=tmp_path, sources=request.sources)
+    assert [p.relative_to(tmp_path / "a").as_posix() for p in files.figures] == [
+        f"figures/delta_parts{s}" for s in SUFFIXES
+    ]
+    assert (tmp_path / "a" / "breakdown_size_parts_val.md").exists()
+    assert "figures/delta_parts.pdf" in files.manifest.read_text()
+    assert files.notes == ()
+    plan, frame = make_study(figures=("delta",), breakdowns=("size",))
+    files = build_report(plan, frame, tmp_path / "b", published_dir=tmp_path)
+    assert files.figures == ()
+    assert files.notes == (
+        "break-down by size: no per-sample results are at hand",
+        "figure delta: nothing to draw from is at hand",
+    )
+
+
+def test_differences_are_paired_and_count_what_is_missing() -> None:
+    request = make_request()
+    found = differences(request, request.plan.tables[0])
+    assert [d.label for d in found] == ["default", "+ noise"]
+    assert found[0].values == pytest.approx((-0.1, -0.1))
+    assert (found[1].values, found[1].expected) == (pytest.approx((-0.05,)), 2)
+    rows = tuple(replace(row, is_reference=False) for row in request.plan.tables[0].rows)
+    table = replace(request.plan.tables[0], rows=rows)
+    lost = replace(request, plan=replace(request.plan, tables=(table,)))
+    with pytest.raises(NotDrawn, match="no table trains the reference"):
+        differences(lost, table)
+    empty = replace(request, frame=request.frame.iloc[:0])
+    with pytest.raises(NotDrawn, match="no replicate is complete in both"):
+        differences(empty, request.plan.tables[0])
+
+
+def test_precision_curves_start_at_one_and_fall() -> None:
+    request = make_request()
+    curves = precision_curves(request, request.plan.tables[0])
+    assert [(c.label, len(c.y)) for c in curves] == [("default", 2), ("+ noise", 1), ("MAFN", 2)]
+    for curve in curves:
+        assert (curve.y[:, 0] == 1).all()
+        assert (np.diff(curve.y) <= 0).all()
+    # one of eight samples is hit exactly by `default`, in both replicates
+    assert curves[0].y[:, -1] == pytest.approx([1 / 8, 1 / 8])
+
+
+def test_points_of_variants_that_lack_some_are_merged_in_order() -> None:
+    request = make_request()
+    table = request.plan.tables[0]
+    assert point_names(variant_maps(request, table)) == ["fused 1", "fused 2", "decoder 1"]
+    (first, second) = draw_feature_maps(make_request(absent=True), table)
+    assert (first.name, second.name) == ("feature_maps_parts_1", "feature_maps_parts_2")
+    assert "smallest SHA-256" in first.caption
+    assert len(first.data) == 2 + 2 + 3
+
+
+def test_bands_keep_kinds_together() -> None:
+    kinds = {"words": 4, "visual": 3, "fused": 3, "decoder": 3}
+    names = [f"{kind} {i}" for kind, n in kinds.items() for i in range(n)]
+    assert [len(band) for band in arrange_bands(names)] == [7, 6]
+    assert [len(band) for band in arrange_bands([f"layer {i}" for i in range(19)])] == [8, 8, 3]
+
+
+def test_maps_are_stretched_each_to_its_own_range() -> None:
+    values = np.arange(100, dtype=np.float16).reshape(10, 10)
+    assert (stretch(values).min(), stretch(values).max()) == (0, 1)
+    assert stretch(values) == pytest.approx(stretch(values * 7 + 3), abs=1e-3)
+    assert not stretch(np.full((3, 3), 5.0)).any()
+
+
+def test_neighbouring_series_differ_in_every_way_and_none_repeats() -> None:
+    looks = series(28)
+    assert len(set(looks)) == 28
+    for a, b in pairwise(looks):
+        assert all(x != y for x, y in zip(a, b, strict=True))
+    assert len(set(COLOURS)) == 7
+
+
+def test_a_users_own_settings_do_not_matter_and_are_kept() -> None:
+    import matplotlib
+
+    with matplotlib.rc_context({"font.size": 33}):
+        with house_style():
+            assert matplotlib.rcParams["font.size"] == 7.5
+        assert matplotlib.rcParams["font.size"] == 33

@@ -1,0 +1,132 @@
+"""The results frame: declared columns and types, whatever the store holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+import harness.results
+from harness.errors import TrackingError
+from harness.results import COLUMNS, connect, results_frame, store_errors
+
+
+@pytest.fixture
+def uri(tmp_path: Path, empty_store: Path) -> str:
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
+
+
+def add_run(
+    client: MlflowClient, study: str, trial_id: str, *, metrics: dict[str, float], status: str = "FINISHED", **tags: str
+) -> str:
+    """A run as the tracker writes it."""
+    found = client.get_experiment_by_name(study)
+    experiment = found.experiment_id if found else client.create_experiment(study)
+    named = {
+        "harness.kind": "trial",
+        "harness.study": study,
+        "harness.variant": "A",
+        "harness.trial_id": trial_id,
+        "harness.replicate": "1",
+        **{f"harness.{name}": value for name, value in tags.items()},
+    }
+    run = client.create_run(experiment, tags=named, start_time=1_700_000_000_123)
+    for name, value in metrics.items():
+        client.log_metric(run.info.run_id, name, value)
+    if status != "RUNNING":
+        client.set_terminated(run.info.run_id, status)
+    return str(run.info.run_id)
+
+
+def assert_declared(frame: pd.DataFrame) -> None:
+    assert list(frame.columns) == list(COLUMNS)
+    expected = pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+    assert frame.dtypes.to_dict() == expected.dtypes.to_dict()
+
+
+def test_empty_store(tmp_path: Path) -> None:
+    frame = results_frame(f"sqlite:///{tmp_path / 'new.db'}", ["a" * 12])
+    assert_declared(frame)
+    assert frame.empty
+
+
+def test_a_store_whose_experiments_are_all_deleted(uri: str) -> None:
+    client = connect(uri)
+    add_run(client, "first", "a", metrics={"val/miou": 0.5})
+    for experiment in client.search_experiments():
+        client.delete_experiment(experiment.experiment_id)
+    frame = results_frame(uri, ["a"])
+    assert_declared(frame)
+    assert frame.empty
+
+
+def test_runs_of_several_studies(uri: str) -> None:
+    client = connect(uri)
+    shared = add_run(
+        client, "first", "b", metrics={"val/miou": 0.5, "test/oiou": 0.25, "cost/gmacs": 3.0}, git_commit="c0"
+    )
+    failed = add_run(client, "second", "a", metrics={"epoch/val/miou": 0.1}, status="FAILED", error="boom")
+    killed = add_run(client, "second", "c", metrics={"system/cpu": 1.0}, status="KILLED")
+    running = add_run(client, "second", "d", metrics={}, status="RUNNING")
+    add_run(client, "second", "not asked for", metrics={"val/miou": 0.9})
+    parent = client.create_run(client.get_experiment_by_name("second").experiment_id, tags={"harness.kind": "variant"})
+    client.log_metric(parent.info.run_id, "val/miou", 0.9)
+
+    frame = results_frame(uri, ["a", "b", "c", "d", "never run"])
+    assert_declared(frame)
+    rows = frame[["trial_id", "study", "state", "run_id", "split", "metric", "value", "commit", "note"]]
+    found = rows.astype(object).where(rows.notna(), None).to_numpy().tolist()
+    assert found == [
+        ["a", "second", "FAILED", failed, None, None, None, "unknown", "boom"],
+        ["b", "first", "COMPLETE", shared, "cost", "gmacs", 3.0, "c0", ""],
+        ["b", "first", "COMPLETE", shared, "test", "oiou", 0.25, "c0", ""],
+        ["b", "first", "COMPLETE", shared, "val", "miou", 0.5, "c0", ""],
+        ["c", "second", "PRUNED", killed, None, None, None, "unknown", ""],
+        ["d", "second", "RUNNING", running, None, None, None, "unknown", ""],
+    ]
+    assert set(frame["replicate"]) == {1}
+    assert frame["started"].unique().tolist() == [pd.Timestamp("2023-11-14 22:13:20.123", tz="UTC")]
+
+
+def test_more_entries_than_one_page_holds(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness.results, "PAGE", 1)
+    client = connect(uri)
+    for study in ("first", "second"):
+        for trial in ("a", "b"):
+            add_run(client, study, trial, metrics={"val/miou": 0.5})
+    assert sorted(results_frame(uri, ["a", "b"])["trial_id"]) == ["a", "a", "b", "b"]
+
+
+def test_a_file_that_is_no_database(tmp_path: Path, uri: str) -> None:
+    (tmp_path / "mlflow.db").write_text("something else, long enough to be read as a header" * 10)
+    with pytest.raises(TrackingError, match=r"^the tracking store sqlite:.* must be .*; got: file is not a database$"):
+        results_frame(uri, [])
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TrackingError, match=r"must be reachable and writable; got: .*file"):
+        connect(f"sqlite:///{tmp_path}/file/mlflow.db")
+
+
+def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    started = time.monotonic()
+    with pytest.raises(TrackingError, match=r"the tracking store http://127\.0\.0\.1:9 must be reachable") as caught:
+        connect("http://127.0.0.1:9")
+    assert time.monotonic() - started < 20
+    assert "\n" not in str(caught.value)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "3", "what the user has set stays"
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_errors_without_text_are_named() -> None:
+    with pytest.raises(TrackingError, match=r"got: OperationalError$"), store_errors("sqlite:///x"):
+        raise sqlite3.OperationalError
