@@ -176,14 +176,17 @@ def convert_state(
     config: LavtFamilyConfig = model.config
     targets = model.state_dict()
     guessed = inferred_table(config, published)
-    table = {**known_table(config), **guessed, **(names or {})}
+    given = names or {}
+    table = {**known_table(config), **guessed, **given}
     places = {theirs: our_name(theirs, table) for theirs in published}
     matched = {
         ours: theirs
         for theirs, ours in places.items()
         if ours in targets and shape_of(ours, as_built(ours, published[theirs])) == shape_of(ours, targets[ours])
     }
-    inferred = [ours for ours, theirs in matched.items() if our_name(theirs, guessed)]
+    inferred = [
+        ours for ours, theirs in matched.items() if our_name(theirs, guessed) and our_name(theirs, given) is None
+    ]
     unknown = {theirs: published[theirs] for theirs, ours in places.items() if ours is None}
     unused = unused_guides(config, published) & unknown.keys()
     for their_prefix, our_prefix in LEFTOVERS:
