@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -325,7 +325,7 @@ def _fail(text: str) -> NoReturn:
 
 def main() -> NoReturn:
     """Entry point: a user's mistake becomes one line on stderr and exit code 2."""
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not the steps of its database migration
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # not the steps of its database migration
     try:
         code = app(standalone_mode=False)
     except HarnessError as error:

@@ -19,7 +19,7 @@ class Code(NamedTuple):
     commit: str
     """Full hash, or `unknown` outside a git checkout and without `HARNESS_GIT_COMMIT`."""
     dirty: bool
-    """Whether tracked files differ from that commit."""
+    """Whether files differ from that commit or are not in it, those that git ignores aside."""
 
 
 def _command(*words: str) -> str | None:
@@ -41,7 +41,7 @@ def code_state() -> Code:
     commit = _command("git", "rev-parse", "HEAD") if is_ours else None
     if commit is None:
         return Code(os.environ.get("HARNESS_GIT_COMMIT", "unknown"), False)
-    return Code(commit, bool(_command("git", "status", "--porcelain", "--untracked-files=no")))
+    return Code(commit, bool(_command("git", "status", "--porcelain")))
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from harness.distributed import gather, rank, world_size
+from harness.records import Resources
 from harness.tasks import Task
 
 
@@ -20,7 +21,7 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, task: Task, split: str, *, device: torch.device, batch_size: int, precision: str = "fp32"
+    model: nn.Module, task: Task, split: str, *, device: torch.device, resources: Resources, precision: str = "fp32"
 ) -> pd.DataFrame:
     """Measure every sample of a split.
 
@@ -31,7 +32,8 @@ def evaluate(
         task: Gives the samples and measures them.
         split: `val`, `test`, or one of them with `_shuffled`.
         device: Where the model is.
-        batch_size: Samples per forward pass; changes the speed, not the result.
+        resources: `eval_batch` samples per forward pass and `data_workers` loader processes; they change the speed, not
+            the result.
         precision: `fp32` or `bf16` autocast.
 
     Returns:
@@ -39,7 +41,9 @@ def evaluate(
     """
     samples: Any = task.evaluation(split)
     mine = list(range(rank(), len(samples), world_size()))
-    loader: DataLoader[dict[str, Any]] = DataLoader(samples, batch_size=batch_size, sampler=mine)
+    loader: DataLoader[dict[str, Any]] = DataLoader(
+        samples, batch_size=resources.eval_batch, sampler=mine, num_workers=resources.data_workers
+    )
     was_training = model.training
     model.eval()
     rows: list[dict[str, Any]] = []

@@ -16,6 +16,8 @@ from harness.executor import EpochScores
 from harness.records import Plan, Trial, TrialResult, TrialState
 
 MAX_FINISHED_SHOWN = 6
+SECONDS_BETWEEN_LINES = 60.0
+"""Off a terminal, a running trial says how far it is at most this often."""
 
 
 @dataclass
@@ -29,6 +31,8 @@ class TrialView:
     """Primary metric on the validation split, last epoch or final."""
     started: float = 0.0
     ended: float = 0.0
+    said: float = 0.0
+    """When a line about it was last printed."""
     note: str = ""
 
     @property
@@ -106,12 +110,16 @@ class StudyProgress:
         """The trial is under way."""
         view = self.view.trials[trial.id]
         view.state, view.started = TrialState.RUNNING, self.view.clock()
+        view.said = view.started
         self._say(f"started   {view.label}  {trial.id}")
 
     def reported(self, trial: Trial, epoch: EpochScores) -> None:
         """An epoch is done."""
         view = self.view.trials[trial.id]
         view.epoch, view.score = epoch.epoch, epoch.scores.get(self._key)
+        if self.view.clock() - view.said >= SECONDS_BETWEEN_LINES:
+            self._say(f"epoch     {view.label}  {view.epoch}/{trial.train['epochs']}  {self._score_text(view)}")
+            view.said = self.view.clock()
 
     def finished(self, trial: Trial, result: TrialResult, _folder: Path) -> None:
         """The trial has ended."""
@@ -121,7 +129,7 @@ class StudyProgress:
         view.score = final.get(self._key, view.score)
         lines = [line for line in (result.error or "").splitlines() if line.strip()]
         view.note = lines[-1].strip() if lines else ""
-        tail = f"{self._key} {100 * view.score:.2f}" if view.score is not None and not view.note else view.note
+        tail = view.note or self._score_text(view)
         spent = duration(view.ended - view.started)
         self._say(f"{result.state.value.lower():9} {view.label}  {tail}  ({spent}; {self.summary()})")
 
@@ -159,6 +167,9 @@ class StudyProgress:
             epochs = f"{view.epoch}/{view.trial.train['epochs']}"
             table.add_row(view.label, view.state.value, epochs, score, duration(until - view.started), view.note[:60])
         return Group(table, Text(self.summary()))
+
+    def _score_text(self, view: TrialView) -> str:
+        return "" if view.score is None else f"{self._key} {100 * view.score:.2f}"
 
     def _say(self, line: str) -> None:
         if self._live is None:

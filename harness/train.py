@@ -23,6 +23,7 @@ from harness.checkpoint import Progress, clear_drafts, load_last, save_best, sav
 from harness.distributed import broadcast, rank, share_batch_norm, total, world_size
 from harness.errors import HarnessError, TrialError
 from harness.evaluate import evaluate, to_device
+from harness.records import Resources
 from harness.spec import TrainConfig
 from harness.tasks import Task
 from models.base import SegmentationModel
@@ -116,8 +117,13 @@ def _distribute(model: SegmentationModel, device: torch.device) -> nn.Module:
     if world_size() == 1:
         return model
     share_batch_norm(model, device)
-    ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        forward_sync_buffers=False,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=bool(model.dead_parameters()),
+    )
 
 
 class Trainer:
@@ -134,8 +140,11 @@ class Trainer:
         self._batches = GlobalBatches(len(self._samples), config.global_batch, seeds.order)
         self._num_steps = len(self._batches) * config.epochs
 
-    def fit(self, *, eval_batch: int, data_workers: int) -> Progress:
+    def fit(self, resources: Resources) -> Progress:
         """Train to the last epoch, from the last checkpoint if there is one.
+
+        Args:
+            resources: Loader processes and the batch of the evaluation.
 
         Returns:
             Where training ended; the best weights are in the context's folder.
@@ -143,7 +152,7 @@ class Trainer:
         progress = self._resume()
         while progress.epoch < self._config.epochs:
             started = time.perf_counter()
-            loss = self._epoch(progress, data_workers)
+            loss = self._epoch(progress, resources.data_workers)
             progress = replace(
                 progress,
                 epoch=progress.epoch + 1,
@@ -155,7 +164,7 @@ class Trainer:
                 self._task,
                 "val",
                 device=self._context.device,
-                batch_size=eval_batch,
+                resources=resources,
                 precision=self._config.precision,
             )
             scores = self._task.scores(table)

@@ -50,7 +50,7 @@ def run_trial(trial: Trial, context: TrialContext) -> TrialResult:
     torch.manual_seed(streams["init"])
     model = model_class(model_config, task.inputs).to(context.device)
     trainer = Trainer(model, task, config, seeds=Seeds(streams["order"], streams["model_noise"]), context=context)
-    progress = trainer.fit(eval_batch=trial.resources.eval_batch, data_workers=trial.resources.data_workers)
+    progress = trainer.fit(trial.resources)
     best = load_best(context.folder, progress.best_epoch) if rank() == 0 else {}
     model.load_state_dict(broadcast(best))
     splits = ["val", "test"]
@@ -59,7 +59,7 @@ def run_trial(trial: Trial, context: TrialContext) -> TrialResult:
     scores: list[Score] = []
     for split in splits:
         table = evaluate(
-            model, task, split, device=context.device, batch_size=trial.resources.eval_batch, precision=config.precision
+            model, task, split, device=context.device, resources=trial.resources, precision=config.precision
         )
         _keep_samples(table, context.folder, split)
         scores += [Score(split, name, value) for name, value in task.scores(table).items()]

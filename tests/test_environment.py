@@ -35,6 +35,9 @@ def test_commit_and_dirtiness(package: Path) -> None:
     git(package.parent, "commit", "-qm", "first")
     commit = git(package, "rev-parse", "HEAD").strip()
     assert code_state() == Code(commit, False)
+    (package / "new.py").write_text("not in the commit")
+    assert code_state() == Code(commit, True)
+    (package / "new.py").unlink()
     (package / "environment.py").write_text("changed")
     assert code_state() == Code(commit, True)
 

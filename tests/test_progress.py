@@ -75,6 +75,19 @@ def test_plain_lines_and_counts(plan: Plan) -> None:
     ]
 
 
+def test_a_long_trial_says_once_a_minute_how_far_it_is(plan: Plan) -> None:
+    progress, clock, text = shown(plan)
+    trial = plan.trials[0]
+    epochs = trial.train["epochs"]
+    with progress:
+        progress.started(trial)
+        for number, now in ((1, 1030.0), (2, 1061.0), (3, 1090.0), (4, 1122.0)):
+            clock.now = now
+            progress.reported(trial, epoch(number, {"val/miou": number / 10}))
+    lines = [line.split()[-3:] for line in text.getvalue().splitlines() if line.startswith("epoch")]
+    assert lines == [[f"2/{epochs}", "val/miou", "20.00"], [f"4/{epochs}", "val/miou", "40.00"]]
+
+
 def test_time_left(plan: Plan) -> None:
     progress, clock, _ = shown(plan)
     first, second, third, fourth = plan.trials

@@ -15,6 +15,7 @@ from torch import Tensor
 import harness.train
 from harness.errors import HarnessError, TrialError
 from harness.evaluate import evaluate
+from harness.records import Resources
 from harness.spec import TrainConfig
 from harness.train import GlobalBatches, build_optimizer, learning_rate_factor
 from models.base import SegmentationModel
@@ -43,7 +44,7 @@ def trained(folder: str, workers: int) -> dict[str, Any]:
     with double_precision():
         model, progress = fit(trial, context)
         task = build(trial, context.storage)[1]
-        table = evaluate(model, task, "test", device=context.device, batch_size=3)
+        table = evaluate(model, task, "test", device=context.device, resources=Resources(eval_batch=3))
     last = replace(progress, seconds=0.0)
     return {"weights": dict(model.state_dict()), "progress": last, "scores": context.reports, "table": table}
 
@@ -149,7 +150,7 @@ def test_every_step_sets_the_scheduled_rate(tmp_path: Path) -> None:
     trial = tiny_trial(tmp_path, epochs=2)
     model, task = build(trial, tmp_path)
     trainer = trainer_of(trial, Context(tmp_path, trial), model, task)
-    trainer.fit(eval_batch=4, data_workers=0)
+    trainer.fit(Resources(eval_batch=4))
     expected = 2e-3 * (1 - 3 / 4) ** 0.9  # the last of 4 steps
     assert {group["lr"] for group in trainer._optimizer.param_groups} == {expected}
 
@@ -174,7 +175,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial(tmp_path: Path) -> None:
     torch.nn.init.constant_(next(model.decoder.parameters()), float("nan"))
     context = Context(tmp_path, trial)
     with pytest.raises(TrialError, match="training loss must stay finite, got nan in epoch 1: diverged"):
-        trainer_of(trial, context, model, task).fit(eval_batch=4, data_workers=0)
+        trainer_of(trial, context, model, task).fit(Resources(eval_batch=4))
     assert list(context.folder.iterdir()) == []
 
 
@@ -223,8 +224,9 @@ def test_evaluation_does_not_depend_on_the_batch(tmp_path: Path, whole: dict[str
     with double_precision():
         model, task = build(trial, tmp_path)
         model.load_state_dict(whole["weights"])
-        tables = [evaluate(model, task, "val", device=torch.device("cpu"), batch_size=n) for n in (1, 2, 5)]
-        shuffled = evaluate(model, task, "val_shuffled", device=torch.device("cpu"), batch_size=5)
+        cpu, sizes = torch.device("cpu"), [Resources(eval_batch=n) for n in (1, 2, 5)]
+        tables = [evaluate(model, task, "val", device=cpu, resources=size) for size in sizes]
+        shuffled = evaluate(model, task, "val_shuffled", device=cpu, resources=sizes[-1])
     assert tables[0].equals(tables[1])
     assert tables[0].equals(tables[2])
     assert model.training, "the mode in which it was is restored"

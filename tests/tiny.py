@@ -152,5 +152,5 @@ def trainer_of(trial: Trial, context: Context, model: SegmentationModel, task: T
 def fit(trial: Trial, context: Context) -> tuple[SegmentationModel, Progress]:
     """Train a trial; its model as the last epoch left it, and where training ended."""
     model, task = build(trial, context.storage)
-    progress = trainer_of(trial, context, model, task).fit(eval_batch=4, data_workers=0)
+    progress = trainer_of(trial, context, model, task).fit(Resources(eval_batch=4))
     return model, progress

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.pointwise import Pointwise
+from models.layers.pointwise import Linear, Pointwise
 from models.layers.swin import extend_map
 
 WINDOWS = (3, 5, 7)
@@ -51,10 +51,10 @@ class WindowGatedMlp(nn.Module):
         super().__init__()
         self.window = window
         self.norm = nn.LayerNorm(channels)
-        self.expand = nn.Linear(channels, 2 * channels)
+        self.expand = Linear(channels, 2 * channels)
         self.gate_norm = nn.LayerNorm(channels)
         self.gate = nn.Linear(window * window, window * window)
-        self.contract = nn.Linear(channels, channels)
+        self.contract = Linear(channels, channels)
 
     def forward(self, n: Tensor) -> Tensor:
         """Map `n (B, H, W, C)` to `(B, H, W, C)`.
@@ -94,7 +94,7 @@ class MultiWindow(nn.Module):
         self.branches = nn.ModuleList(WindowGatedMlp(channels, window=k) for k in WINDOWS)
         self.weigh_inner = nn.Linear(channels, channels // 4)
         self.weigh_outer = nn.Linear(channels // 4, len(WINDOWS) * channels)
-        self.project = nn.Linear(channels, channels)
+        self.project = Linear(channels, channels)
 
     def forward(self, y: Tensor) -> Tensor:
         """Map `y (B, H, W, C)` to `(B, H, W, C)`."""

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers.pointwise import Linear, project
 from models.layers.swin import extend_map
 
 NUM_NOISE_HEADS = 8
@@ -47,13 +48,13 @@ class AdaptiveNoise(nn.Module):
     def __init__(self, channels: int, *, init_std: float, scope: Literal["pixel", "window"], window: int) -> None:
         super().__init__()
         self.scope, self.window = scope, window
-        self.score_inner = nn.Linear(channels, channels)
-        self.score_outer = nn.Linear(channels, channels)
+        self.score_inner = Linear(channels, channels)
+        self.score_outer = Linear(channels, channels)
         self.key_offset = nn.Parameter(torch.randn(channels) * init_std)
         self.value_offset = nn.Parameter(torch.randn(channels) * init_std)
         self.in_proj_weight = nn.Parameter(torch.empty(3 * channels, channels))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * channels))
-        self.out_proj = nn.Linear(channels, channels)
+        self.out_proj = Linear(channels, channels)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def channel_scores(self, x: Tensor) -> Tensor:
@@ -73,8 +74,8 @@ class AdaptiveNoise(nn.Module):
         h, d = NUM_NOISE_HEADS, C // NUM_NOISE_HEADS
         query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
         query_bias, _, value_bias = self.in_proj_bias.chunk(3)
-        q = F.linear(x, query_weight * d**-0.5, query_bias * d**-0.5)
-        k = F.linear(x - x * self.channel_scores(x) + self.key_offset, key_weight)
+        q = project(x, query_weight * d**-0.5, query_bias * d**-0.5)
+        k = project(x - x * self.channel_scores(x) + self.key_offset, key_weight)
         # B H W C -> B H W h
         share = torch.sigmoid((q * k).view(*x.shape[:-1], h, d).sum(-1))
         offset = F.linear(self.value_offset, value_weight)
@@ -82,7 +83,7 @@ class AdaptiveNoise(nn.Module):
         spread = (self.out_proj.weight * offset).view(C, h, d).sum(-1)
         combined = self.out_proj.weight @ value_weight
         combined_bias = self.out_proj.weight @ value_bias + self.out_proj.bias
-        return F.linear(x, combined, combined_bias) + F.linear(share, spread)
+        return project(x, combined, combined_bias) + project(share, spread)
 
     def _attend_windows(self, x: Tensor) -> Tensor:
         B, H, W, C = x.shape
@@ -104,9 +105,9 @@ class AdaptiveNoise(nn.Module):
 
         allowed = partition_windows(inside, w).squeeze(-1).bool().repeat(B, 2)[:, None, None, :]
         y = F.scaled_dot_product_attention(
-            split(F.linear(tokens, query_weight, query_bias)),
-            split(F.linear(keys, key_weight, key_bias)),
-            split(F.linear(values, value_weight, value_bias)),
+            split(project(tokens, query_weight, query_bias)),
+            split(project(keys, key_weight, key_bias)),
+            split(project(values, value_weight, value_bias)),
             attn_mask=allowed,
         )
         # B*G h N d -> B H W C

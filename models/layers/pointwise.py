@@ -1,15 +1,39 @@
-"""1x1 convolutions as matrix products, and the initial values of a Swin backbone with language branches.
+"""Matrix products over the last axis, and the initial values of a Swin backbone with language branches.
 
 The published models start every linear layer of the backbone from a truncated normal and leave convolutions at
-PyTorch's default; `Pointwise` keeps that difference although it computes with a matrix product.
+PyTorch's default; `Pointwise` keeps that difference although it computes like `Linear`.
 """
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Pointwise(nn.Linear):
+def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return `x (..., I)` times `weight (O, I)` plus `bias (O,)`, `(..., O)`.
+
+    On a CPU a 1x1 convolution computes it: oneDNN uses the widest instructions of every processor, the BLAS library
+    behind `F.linear` does not (benchmarks/RESULTS.md).
+    """
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() < 3:
+        return F.linear(x, weight, bias)
+    # ... I -> 1 I N 1, whose strides are those of a channels-last map
+    columns = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+    y = F.conv2d(columns, weight[:, :, None, None], bias)
+    return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+
+
+class Linear(nn.Linear):
+    """A linear layer over the last axis, computed by `project`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `x (..., I)` to `(..., O)`."""
+        return project(x, self.weight, self.bias)
+
+
+class Pointwise(Linear):
     """A 1x1 convolution over the last axis; starts like a convolution."""
 
 
@@ -22,8 +46,8 @@ class Gate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.inner = nn.Linear(channels, channels, bias=False)
-        self.outer = nn.Linear(channels, channels, bias=False)
+        self.inner = Linear(channels, channels, bias=False)
+        self.outer = Linear(channels, channels, bias=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """Gate `z (..., C)`."""
