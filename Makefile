@@ -21,7 +21,6 @@ venv: $(STAMP)  ## make .venv and install the pinned versions into it
 
 demo: $(STAMP)  ## train and report a small study (STUDY=experiments/demo.yaml)
 	@$(BIN)/harness run $(STUDY)
-	@$(BIN)/harness report $(STUDY)
 
 test: $(STAMP)  ## run the test suite on the CPU
 	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest

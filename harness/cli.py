@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from harness.errors import DataError, HarnessError
+from harness.errors import DataError, HarnessError, TrackingError
 
 if TYPE_CHECKING:
     from harness.executor import Executor
@@ -202,7 +202,7 @@ def _report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Path) -
     """Build every table and figure from MLflow, record them there, and say where they are."""
     from harness.artifacts import MlflowArtifacts
     from harness.panels import DatasetPanels
-    from harness.results import results_frame
+    from harness.results import results_frame, runs_page
     from harness.tracking import MlflowTracker
     from reports.artifacts import Sources
     from reports.build import build_report
@@ -211,7 +211,6 @@ def _report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Path) -
     frame = results_frame(uri, (t.id for t in found.trials))
     sources = Sources(MlflowArtifacts(uri), DatasetPanels(found.trials[0], storage))
     files = build_report(found, frame, folder, published_dir=spec.parent / "published", sources=sources)
-    MlflowTracker(uri, storage).log_report(found, files.paths, folder)
     for table in files.tables:
         out.print(render_terminal(table))
     _say(f"tables     {folder}  (.tex .md .csv)")
@@ -221,7 +220,12 @@ def _report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Path) -
         _say(f"figures    {folder / 'figures'}  (.pdf .png .csv .tex)")
     for note in files.notes:
         _warn(f"note: {note}")
-    _say(f"MLflow UI  mlflow ui --backend-store-uri {uri}")
+    start = "" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}  then  "
+    _say(f"MLflow UI  {start}{runs_page(uri, found.study)}")
+    try:
+        MlflowTracker(uri, storage).log_report(found, files.paths, folder)
+    except TrackingError as error:
+        _warn(f"note: the report is written but not in MLflow: {error}")
 
 
 @app.command()

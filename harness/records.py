@@ -13,6 +13,9 @@ from typing import Any, ClassVar
 IDENTITY_VERSION = 1
 """Raised when the meaning of a trial's configuration changes, so that old trials are not taken for new ones."""
 
+CONTROL_SUFFIX = "_shuffled"
+"""`val_shuffled` is the split `val` in which every sample has the sentence of another one."""
+
 
 class TrialState(StrEnum):
     """Where a trial stands; MLflow calls COMPLETE FINISHED and PRUNED KILLED."""

@@ -79,6 +79,17 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
+def runs_page(uri: str, study: str) -> str:
+    """Address of a study's runs in the MLflow UI; for a store without a server, the address `mlflow ui` serves.
+
+    Without `workflowType` the UI opens an experiment on its pages for language-model traces.
+    """
+    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    found = connect(uri).get_experiment_by_name(study)
+    place = f"/experiments/{found.experiment_id}/runs?workflowType=machine_learning" if found else "/experiments"
+    return f"{server}/#{place}"
+
+
 def _probe_sqlite(path: Path) -> None:
     """Open a database file; MLflow tries for minutes to open one that is damaged."""
     path.parent.mkdir(parents=True, exist_ok=True)

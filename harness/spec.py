@@ -18,7 +18,7 @@ from harness.data.base import DATASETS, SyntheticConfig
 from harness.errors import SpecError, nearest
 from harness.metrics import METRICS
 from harness.overrides import apply_override
-from harness.records import Resources
+from harness.records import CONTROL_SUFFIX, Resources
 from harness.spec_errors import problems, refuse
 from harness.spec_part import Count, Json, NotNegative, Part, Positive, Slug, Text
 from harness.spec_report import ReportConfig
@@ -26,8 +26,6 @@ from harness.yaml_lines import DocPath, Document, Problem, read_document
 
 SPLITS = ("val", "test")
 """Splits that are scored."""
-SHUFFLED = "_shuffled"
-"""Suffix of a split that is scored with the sentences exchanged between samples."""
 
 
 class DataConfig(Part):
@@ -272,7 +270,7 @@ class StudySpec(Part):
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that are scored, controls included."""
         shuffled = "shuffled_sentences" in self.evaluate.controls
-        return (*SPLITS, *(s + SHUFFLED for s in SPLITS)) if shuffled else SPLITS
+        return (*SPLITS, *(s + CONTROL_SUFFIX for s in SPLITS)) if shuffled else SPLITS
 
     def error(self, path: DocPath, text: str) -> SpecError:
         """The error that names the file and line of `path`."""

@@ -21,15 +21,11 @@ from harness.data.synthetic import open_dataset
 from harness.errors import HarnessError
 from harness.losses import segmentation_loss, weighted_cross_entropy
 from harness.metrics import referring_scores
-from harness.records import Trial
+from harness.records import CONTROL_SUFFIX, Trial
 from harness.seeding import stream_seed
 from harness.spec import EvaluateConfig, TrainConfig
 from models.base import Inputs, ModelOutput
 from models.text import build_tokenizer
-
-CONTROL_SUFFIX = "_shuffled"
-"""Evaluating `val_shuffled` gives every sample of `val` the sentence of another sample."""
-
 
 MASK = "prediction"
 """Column of measured rows with the predicted mask as compressed run lengths of `height` x `width` pixels."""

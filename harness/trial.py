@@ -16,10 +16,10 @@ from harness.distributed import broadcast, rank
 from harness.environment import describe_environment
 from harness.evaluate import evaluate, to_device
 from harness.feature_maps import write_feature_maps
-from harness.records import Score, Trial, TrialResult, TrialState
+from harness.records import CONTROL_SUFFIX, Score, Trial, TrialResult, TrialState
 from harness.seeding import set_determinism, stream_seed
 from harness.spec import EvaluateConfig, TrainConfig
-from harness.tasks import CONTROL_SUFFIX, MASK, Task, build_task
+from harness.tasks import MASK, Task, build_task
 from harness.train import Seeds, Trainer, TrialContext
 from models.base import MODELS, SegmentationModel, resolve_config
 

@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from harness.metrics import metric, referring_scores
-from harness.records import Table
+from harness.records import CONTROL_SUFFIX, Table
 from reports.artifacts import FigureRequest, NotDrawn, distinct_tables
-from reports.captions import SHUFFLED, metric_head, split_label
+from reports.captions import metric_head, split_label
 from reports.cells import rank_cells, score_cell
 from reports.evidence import Evidence
 from reports.sample_tables import counted_samples
@@ -86,7 +86,7 @@ def build_breakdowns(request: FigureRequest) -> tuple[list[Breakdown], list[str]
     made, notes = [], []
     for by in request.plan.breakdowns:
         for table in distinct_tables(request.plan):
-            for split in (s for s in table.splits if not s.endswith(SHUFFLED)):
+            for split in (s for s in table.splits if not s.endswith(CONTROL_SUFFIX)):
                 try:
                     made.append(build_breakdown(request, table, by=by, split=split))
                 except NotDrawn as reason:

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harness.metrics import Metric, metric
-from harness.records import Plan, Table
+from harness.records import CONTROL_SUFFIX, Plan, Table
 
 DAGGERS = ("†", "‡", "§", "¶")
 """Marks of doubtful figures, in the order of use; doubled when all are taken."""
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
-SHUFFLED = "_shuffled"
-"""Suffix of the control that pairs each image with another image's sentence."""
 
 
 def split_label(split: str) -> str:
     """A split in words: `val` is validation."""
-    if split.endswith(SHUFFLED):
-        return f"{split_label(split.removesuffix(SHUFFLED))}, sentences shuffled"
+    if split.endswith(CONTROL_SUFFIX):
+        return f"{split_label(split.removesuffix(CONTROL_SUFFIX))}, sentences shuffled"
     return SPLITS.get(split, split)
 
 

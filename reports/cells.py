@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from harness.metrics import Metric, metric
-from harness.records import Row, TrialState
+from harness.records import CONTROL_SUFFIX, Row, TrialState
 from reports.evidence import Evidence
 from reports.stats import Summary, paired_differences, summarize
 from reports.table_model import Cell, CellState, Emphasis
@@ -69,7 +69,12 @@ def published_cell(
 
 
 def rank_cells(cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """The cells of a column with best and second marked; figures that look equal share their standing."""
+    """The cells of a column with best and second marked; figures that look equal share their standing.
+
+    A column of a control split is not ranked: a high score for the wrong sentence is no merit.
+    """
+    if any(c.split.endswith(CONTROL_SUFFIX) for c in cells):
+        return tuple(cells)
     ranked = [c for c in cells if c.value is not None and c.n >= MIN_RANKED and not c.is_delta]
     if len(ranked) < MIN_RANKED:
         return tuple(cells)

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 import harness.results
 from harness.errors import TrackingError
-from harness.results import COLUMNS, connect, results_frame, store_errors
+from harness.results import COLUMNS, connect, results_frame, runs_page, store_errors
 
 
 @pytest.fixture
@@ -101,6 +101,16 @@ def test_more_entries_than_one_page_holds(uri: str, monkeypatch: pytest.MonkeyPa
         for trial in ("a", "b"):
             add_run(client, study, trial, metrics={"val/miou": 0.5})
     assert sorted(results_frame(uri, ["a", "b"])["trial_id"]) == ["a", "a", "b", "b"]
+
+
+def test_address_of_the_runs(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect(uri)
+    assert runs_page(uri, "one") == "http://127.0.0.1:5000/#/experiments"
+    number = client.create_experiment("one")
+    page = f"/#/experiments/{number}/runs?workflowType=machine_learning"
+    assert runs_page(uri, "one") == f"http://127.0.0.1:5000{page}"
+    monkeypatch.setattr(harness.results, "connect", lambda _: client)
+    assert runs_page("https://mlflow.example.org/", "one") == f"https://mlflow.example.org{page}"
 
 
 def test_a_file_that_is_no_database(tmp_path: Path, uri: str) -> None:
