@@ -139,8 +139,8 @@ class TrainConfig(Part):
 class EvaluateConfig(Part):
     """The evaluation protocol."""
 
-    protocol: Literal["rrsis480"] = "rrsis480"
-    """`rrsis480`: prediction and mask are compared at `data.image_size`."""
+    protocol: Literal["rrsis480", "native"] = "rrsis480"
+    """`rrsis480`: prediction and mask are compared at `data.image_size`; `native`: at the size of the mask on disk."""
     empty: Literal["zero", "one", "skip"] = "zero"
     """IoU of a sample whose prediction and mask are both empty: 0, 1, or left out."""
     drop_empty_refs: bool = False

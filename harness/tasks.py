@@ -6,12 +6,14 @@ know none of them. Shapes: `B` images, `K` classes, `H W` pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from harness.data.base import ReferringDataset, SyntheticConfig
@@ -74,7 +76,10 @@ class Task(Protocol):
 
 
 class ReferringTask:
-    """Referring segmentation under the protocol `rrsis480`: prediction and mask are compared at the input's size.
+    """Referring segmentation.
+
+    Protocol `rrsis480` compares prediction and mask at the input's size, as the published evaluation does; `native`
+    resizes the logits (bilinear, corners not aligned) to the size of the mask on disk and compares there.
 
     Args:
         trial: What to train.
@@ -151,22 +156,15 @@ class ReferringTask:
 
     def measure(self, split: str, output: ModelOutput, batch: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         """Pixels of intersection, union and mask per sample, and the prediction; exact ties go to the background."""
-        predicted = output.logits[:, 1] > output.logits[:, 0]
-        truth = batch["target"] == 1
-        both = (predicted & truth).sum((1, 2)).tolist()
-        either = (predicted | truth).sum((1, 2)).tolist()
-        area = truth.sum((1, 2)).tolist()
-        height, width = predicted.shape[1:]
-        # B H W -> B W H: run lengths go down the columns
-        columns = predicted.transpose(1, 2).contiguous().cpu().numpy()
-        samples = self.evaluation(split)
-        return [
-            {
-                **{"index": i, **samples.describe(i), "intersection": both[n], "union": either[n], "area": area[n]},
-                **{"height": height, "width": width, MASK: encode_rle(columns[n].T)},
-            }
-            for n, i in enumerate(batch["index"].tolist())
-        ]
+        samples, indices = self.evaluation(split), batch["index"].tolist()
+        if self._evaluate.protocol == "rrsis480":
+            return _rows(samples, indices, output.logits, batch["target"] == 1)
+        rows: list[dict[str, Any]] = []
+        for n, index in enumerate(indices):
+            truth = torch.from_numpy(samples.native_mask(index)).to(output.logits.device) == 1
+            logits = F.interpolate(output.logits[n : n + 1].float(), size=truth.shape, mode="bilinear")
+            rows += _rows(samples, [index], logits, truth[None])
+        return rows
 
     def scores(self, table: pd.DataFrame) -> dict[str, float]:
         """Every referring metric as a fraction."""
@@ -174,6 +172,24 @@ class ReferringTask:
         return referring_scores(
             counted["intersection"].to_numpy(), counted["union"].to_numpy(), empty=self._evaluate.empty
         )
+
+
+def _rows(samples: ReferringSamples, indices: Sequence[int], logits: Tensor, truth: Tensor) -> list[dict[str, Any]]:
+    """Measure `logits (B, 2, H, W)` against `truth (B, H, W)`."""
+    predicted = logits[:, 1] > logits[:, 0]
+    both = (predicted & truth).sum((1, 2)).tolist()
+    either = (predicted | truth).sum((1, 2)).tolist()
+    area = truth.sum((1, 2)).tolist()
+    height, width = predicted.shape[1:]
+    # B H W -> B W H: run lengths go down the columns
+    columns = predicted.transpose(1, 2).contiguous().cpu().numpy()
+    return [
+        {
+            **{"index": i, **samples.describe(i), "intersection": both[n], "union": either[n], "area": area[n]},
+            **{"height": height, "width": width, MASK: encode_rle(columns[n].T)},
+        }
+        for n, i in enumerate(indices)
+    ]
 
 
 def build_task(trial: Trial, root: Path, model_config: Any) -> Task:

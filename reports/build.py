@@ -20,6 +20,7 @@ from reports.artifacts import FigureRequest, Sources
 from reports.breakdown import Breakdown, build_breakdowns
 from reports.csv_table import render_csv
 from reports.figures import DrawnFigures, draw_figures
+from reports.granularity import computed_notes, published_notes
 from reports.latex import compile_pdf, render_document, render_table
 from reports.markdown import render_markdown
 from reports.published import load_published
@@ -80,6 +81,7 @@ def build_report(
         build_table(plan, t, frame, files[t.published] if t.published is not None else None) for t in plan.tables
     )
     breakdowns, notes = _breakdowns(plan, frame, sources)
+    doubts = published_notes(plan, files) + (computed_notes(FigureRequest(plan, frame, sources)) if sources else [])
     _check_names([t.name for t in (*tables, *(b.table for b in breakdowns))])
     out_dir.mkdir(parents=True, exist_ok=True)
     drawn = _figures(plan, frame, sources, out_dir / FIGURES)
@@ -96,7 +98,7 @@ def build_report(
     run_ids = drawn.run_ids | {run for table in shown for _, cell in table.cells() for run in cell.run_ids}
     manifest = _write(out_dir / MANIFEST, _manifest(plan, run_ids, {p.relative_to(out_dir): p for p in written}))
     return ReportFiles(
-        tex, markdown, csv, document, pdf, manifest, tables, figures=drawn.paths, notes=(*notes, *drawn.notes)
+        tex, markdown, csv, document, pdf, manifest, tables, figures=drawn.paths, notes=(*notes, *drawn.notes, *doubts)
     )
 
 
