@@ -17,6 +17,7 @@ from harness.records import Plan, Row, Skipped, Table, Trial, canonical_json
 from harness.resolve import Point, Resolved, reference_point, resolve
 from harness.spec import StudySpec
 from harness.spec_report import TableConfig
+from models.base import MODELS
 
 ABSENT = "absent"
 """Fingerprint to plan with while the data is not there; such ids are provisional."""
@@ -149,6 +150,7 @@ class _Planner:
             changes={p: v for p, v in resolved.flat.items() if p not in reference or reference[p] != v},
             trial_ids=tuple(trial.id for trial in trials),
             is_reference=resolved.key == self._reference.key,
+            note=MODELS.get(resolved.config["model"]["name"]).info.note,
         )
 
     def _name(self, table: TableConfig, point: Point, resolved: Resolved) -> str:

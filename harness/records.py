@@ -135,6 +135,8 @@ class Row:
     trial_ids: tuple[str, ...]
     """One per replicate, in replicate order."""
     is_reference: bool = False
+    note: str = ""
+    """What a reader of the row's numbers must know of its model, for example that it is a re-implementation."""
 
 
 @dataclass(frozen=True)

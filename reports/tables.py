@@ -90,6 +90,9 @@ def build_table(plan: Plan, table: Table, frame: pd.DataFrame, published: Publis
     blocks = [block for splits in panels for block in _blocks(request, splits, axes, titled=len(panels) > 1)]
     if any(c.state is CellState.MISSING for b in blocks for row in b.rows for c in row.cells):
         request.notes.general.append("A dash stands for a figure that lacks a finished trial.")
+    shared = {row.note for row in table.rows}
+    if len(shared) == 1 and any(shared):
+        request.notes.general.append(f"All rows of this study: {shared.pop()}")
     for skipped in plan.skipped:
         if skipped.table == table.name:
             request.notes.general.append(f"Not trained: {skipped.variant} ({_one_line(skipped.reason)}).")
@@ -152,8 +155,15 @@ def _our_rows(request: Request, splits: Sequence[str], axes: Sequence[str]) -> t
     for row, cells in zip(request.table.rows, zip(*ranked, strict=True), strict=True):
         counted, count = hoist_count(cells)
         switches = tuple(_switch(request.plan, row, path) for path in axes)
-        rows.append(TableRow(row.label, counted, switches, count, _failure_marks(request, row)))
+        marks = (*_note_marks(request, row), *_failure_marks(request, row))
+        rows.append(TableRow(row.label, counted, switches, count, marks))
     return tuple(rows)
+
+
+def _note_marks(request: Request, row: Row) -> tuple[str, ...]:
+    """The mark of what must be known of a row's model; what holds for all rows is said once, by `build_table`."""
+    notes = {other.note for other in request.table.rows}
+    return (request.notes.remark(row.note),) if row.note and len(notes) > 1 else ()
 
 
 def _our_cells(request: Request, row: Row, splits: Sequence[str]) -> list[Cell]:

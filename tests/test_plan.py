@@ -516,6 +516,13 @@ def test_plan_of_every_shipped_study(path: Path, golden: Golden) -> None:
     golden.check(f"plan_{path.stem}.txt", "\n".join(plan_lines(plan, ())) + "\n")
 
 
+def test_rows_carry_what_must_be_known_of_their_model() -> None:
+    study = load_study(ROOT / "experiments" / "mafn_rrsisd.yaml", environ={})
+    comparison = expand(study, fingerprint=ABSENT).tables[0]
+    assert all("e-implementation" in row.note for row in comparison.rows)
+    assert "the authors published no network" in next(row.note for row in comparison.rows if row.label == "LGCE")
+
+
 @pytest.mark.parametrize(
     ("name", "tables", "variants", "shared"),
     [

@@ -189,6 +189,30 @@ def test_best_and_second_stand_out_and_equal_figures_share_it() -> None:
     assert all(r.cells[-1].emphasis is Emphasis.NONE for r in rows)
 
 
+def test_control_splits_are_not_ranked() -> None:
+    plan = make_plan()
+    table = replace(table_named(plan, "components"), splits=("val", "val_shuffled"))
+    frame = pd.concat([FRAME, FRAME[FRAME["split"] == "val"].assign(split="val_shuffled")])
+    model = build_table(plan, table, frame)
+    ranked = {c.split for _, c in model.cells() if c.emphasis is not Emphasis.NONE}
+    assert ranked == {"val"}
+
+
+def test_what_must_be_known_of_a_model_is_a_footnote() -> None:
+    plan = make_plan()
+    table = table_named(plan, "components")
+    first, *others = table.rows
+    mixed = replace(table, rows=(replace(first, note="A re-implementation."), *others))
+    model = build_table(plan, mixed, FRAME)
+    rows = model.blocks[0].rows
+    assert [row.marks for row in rows if row.label == first.label] == [("a",)]
+    assert ("a", "A re-implementation.") in [(n.mark, n.text) for n in model.footnotes]
+    alike = replace(table, rows=tuple(replace(row, note="A re-implementation.") for row in table.rows))
+    model = build_table(plan, alike, FRAME)
+    assert not any("a" in row.marks for row in model.blocks[0].rows)
+    assert ("", "All rows of this study: A re-implementation.") in [(n.mark, n.text) for n in model.footnotes]
+
+
 def test_a_row_of_one_replicate_is_neither_best_nor_second() -> None:
     assert row_of(build("kernels"), "[1]").cells[0].emphasis is Emphasis.NONE
     plan = make_plan(replicates=1)
