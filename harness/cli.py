@@ -148,7 +148,12 @@ def run(
     tracker = MlflowTracker(uri, folder)
     tracker.open(found, spec.read_text(encoding="utf-8"))
     _say(f"{found.study}: {len(found.trials)} trials, storage {folder}")
-    failures = run_study(found, tracker=tracker, executor=start(), progress=StudyProgress(found, out), storage=folder)
+    progress = StudyProgress(found, out)
+    try:
+        failures = run_study(found, tracker=tracker, executor=start(), progress=progress, storage=folder)
+    except KeyboardInterrupt:
+        _warn(f"interrupted: {progress.summary()}; the same command goes on from each trial's last finished epoch")
+        raise typer.Exit(130) from None
     try:
         _report(found, uri, folder / "reports" / found.study, spec, storage=folder)
     finally:

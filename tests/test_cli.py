@@ -38,7 +38,7 @@ def harness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
     def call(*words: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
-        with pytest.raises(SystemExit, match=r"^\d$") as caught:
+        with pytest.raises(SystemExit, match=r"^\d+$") as caught:
             cli.main()
         assert isinstance(caught.value.code, int)
         return Done(caught.value.code, *capsys.readouterr())
@@ -145,6 +145,23 @@ def test_run_report_and_run_again(harness: Command, tmp_path: Path) -> None:
     assert harness("report", study).code == 0
     assert (tables / "decoder.md").read_text() == before
     assert json.loads(harness("plan", study, "--json").out)["counts"]["missing"] == 0
+
+
+def test_an_interrupted_study_says_how_to_go_on(
+    harness: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = write_study(tmp_path)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.executor.run_trial", interrupt)
+    result = harness("run", study, "--executor", "local")
+    assert result.code == 130
+    assert result.err == (
+        "interrupted: 0 of 2 done, 1 running, 1 waiting; "
+        "the same command goes on from each trial's last finished epoch\n"
+    )
 
 
 def test_a_failing_trial(harness: Command, tmp_path: Path) -> None:
