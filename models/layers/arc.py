@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers.recompute import recompute
 from models.layers.stochastic import Dropout
 
 MAX_ANGLE = math.radians(40.0)
@@ -62,10 +63,14 @@ class Routing(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return weights in 0..1 and angles in radians, both `(B, n)`, for `x (B, I, H, W)`."""
-        # B I H W -> B H W I, because layer norm is over channels
-        pooled = self.norm(self.depthwise(x).permute(0, 2, 3, 1)).relu().mean(dim=(1, 2))
+        pooled = recompute(self._pool, x)
         weights = torch.sigmoid(self.weight(self.weight_dropout(pooled)))
         return weights, F.softsign(self.angle(self.angle_dropout(pooled))) * MAX_ANGLE
+
+    def _pool(self, x: Tensor) -> Tensor:
+        # B I H W -> B H W I, because layer norm is over channels
+        pooled: Tensor = self.norm(self.depthwise(x).permute(0, 2, 3, 1)).relu_().mean(dim=(1, 2))
+        return pooled
 
 
 class AdaptiveRotatedConv(nn.Module):
@@ -89,17 +94,17 @@ class AdaptiveRotatedConv(nn.Module):
         weights, angles = self.routing(x)
         n, O, I = self.weight.shape[:3]  # noqa: E741 - shape letters
         turns = rotation_matrices(angles.float()) * weights.float()[..., None, None]
-        # one product per kernel: (O*I, 9) times (B, 9, 9) -> B O*I 9
+        # one product per kernel: (O*I, 9) times (9, B*9) -> O*I B*9
         taps = self.weight.view(n, O * I, _TAPS)
-        turned: Tensor = taps[0] @ turns[:, 0].transpose(1, 2)
+        turned: Tensor = taps[0] @ turns[:, 0].flatten(0, 1).t()
         for i in range(1, n):
-            turned = turned + taps[i] @ turns[:, i].transpose(1, 2)
-        return turned.view(-1, O, I, 3, 3)
+            turned = turned + taps[i] @ turns[:, i].flatten(0, 1).t()
+        # O*I B*9 -> B O I 3 3
+        return turned.view(O, I, len(x), 3, 3).permute(2, 0, 1, 3, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x (B, I, H, W)` to `(B, O, H, W)`."""
-        B, _, H, W = x.shape
-        kernels = self.kernels(x).to(x.dtype)
-        # images as groups: 1 B*I H W with B*O kernels of I channels
-        y = F.conv2d(x.reshape(1, -1, H, W), kernels.flatten(0, 1), padding=1, groups=B)
-        return y.view(B, -1, H, W)
+        kernels = self.kernels(x).to(x.dtype).unbind(0)
+        # one call per image keeps channels-last maps as they are, images as groups would not
+        images = x.chunk(len(x))
+        return torch.cat([F.conv2d(image, kernel, padding=1) for image, kernel in zip(images, kernels, strict=True)])

@@ -5,16 +5,45 @@ Shapes: `B` images, `H W` map, `C` channels, `k` window side. Maps are channels 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.pointwise import Linear, Pointwise
+from models.layers.recompute import recompute
 from models.layers.swin import extend_map
 
 WINDOWS = (3, 5, 7)
 """Window sides of the three branches of the multi-window block."""
 _NUM_OFFSETS = 9
+
+
+def _shifted(padded: Tensor) -> list[Tensor]:
+    """The nine views `(B, H, W, C)` of a map with a margin of 1, rows outer."""
+    H, W = padded.shape[1] - 2, padded.shape[2] - 2
+    return [padded[:, y : y + H, x : x + W] for y in range(3) for x in range(3)]
+
+
+class _Correlation(torch.autograd.Function):
+    """The correlations with a backward that adds nine times in place, where autograd fills eighteen maps of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, visual: Tensor, language: Tensor) -> Tensor:
+        padded = F.pad(language, (0, 0, 1, 1, 1, 1))
+        ctx.save_for_backward(visual, padded)
+        return torch.stack([(visual * view).mean(-1) for view in _shifted(padded)], dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        visual, padded = ctx.saved_tensors
+        shares = (gradients[0] / visual.shape[-1]).unsqueeze(-2).unbind(-1)
+        dvisual, dpadded = torch.zeros_like(visual), torch.zeros_like(padded)
+        for share, view, dview in zip(shares, _shifted(padded), _shifted(dpadded), strict=True):
+            dvisual.addcmul_(view, share)
+            dview.addcmul_(visual, share)
+        return dvisual, dpadded[:, 1:-1, 1:-1]
 
 
 def correlate(visual: Tensor, language: Tensor) -> Tensor:
@@ -27,10 +56,10 @@ def correlate(visual: Tensor, language: Tensor) -> Tensor:
     Returns:
         `(B, H, W, 9)`: mean over C of the products, offsets -1, 0, 1 in rows (outer) and columns (inner).
     """
-    H, W = visual.shape[1:3]
-    padded = F.pad(language, (0, 0, 1, 1, 1, 1))
-    products = [(visual * padded[:, y : y + H, x : x + W]).mean(-1) for y in range(3) for x in range(3)]
-    return torch.stack(products, dim=-1)
+    if visual.device.type == "cpu" and visual.dtype == language.dtype:
+        y: Tensor = _Correlation.apply(visual, language)
+        return y
+    return torch.stack([(visual * view).mean(-1) for view in _shifted(F.pad(language, (0, 0, 1, 1, 1, 1)))], dim=-1)
 
 
 def convolve(convolution: nn.Conv2d, x: Tensor) -> Tensor:
@@ -62,22 +91,26 @@ class WindowGatedMlp(nn.Module):
         Only the gate sees windows. Positions that fill the last windows are zero tokens; one of them is computed and
         copied.
         """
-        B, H, W, C = n.shape
+        return recompute(self._mix_windows, self.expand(self.norm(n))) + n
+
+    def _mix_windows(self, expanded: Tensor) -> Tensor:
+        content, gate = self._halves(expanded)
+        B, H, W, C = gate.shape
         k = self.window
-        content, gate = self._halves(n)
         if H % k or W % k:
-            gate = extend_map(gate, self._halves(n.new_zeros(C))[1], multiple=k)
+            empty = self.expand(self.norm(gate.new_zeros(C)))
+            gate = extend_map(gate, self._halves(empty)[1], multiple=k)
         rows, columns = gate.shape[1] // k, gate.shape[2] // k
         # B H W C -> k*k B*rows*columns*C
         gate = gate.view(B, rows, k, columns, k, C).permute(2, 4, 0, 1, 3, 5).reshape(k * k, -1)
         gate = torch.addmm(self.gate.bias[:, None], self.gate.weight, gate)
         # k*k B*rows*columns*C -> B H W C
         gate = gate.view(k, k, B, rows, columns, C).permute(2, 3, 0, 4, 1, 5).reshape(B, rows * k, columns * k, C)
-        y: Tensor = self.contract(torch.addcmul(content, content, gate[:, :H, :W])) + n
+        y: Tensor = self.contract(torch.addcmul(content, content, gate[:, :H, :W]))
         return y
 
-    def _halves(self, n: Tensor) -> tuple[Tensor, Tensor]:
-        content, gate = F.gelu(self.expand(self.norm(n))).chunk(2, dim=-1)
+    def _halves(self, expanded: Tensor) -> tuple[Tensor, Tensor]:
+        content, gate = F.gelu(expanded).chunk(2, dim=-1)
         return content, self.gate_norm(gate)
 
 
@@ -128,7 +161,7 @@ class ChannelIntensification(nn.Module):
 
     def forward(self, m: Tensor) -> Tensor:
         """Map `m (B, H, W, C)` to `(B, H, W, C)`."""
-        q = convolve(self.conv2, F.leaky_relu(convolve(self.conv1, self.norm(m)), 0.2))
+        q = convolve(self.conv2, F.leaky_relu_(convolve(self.conv1, self.norm(m)), 0.2))
         weights = torch.sigmoid(self.excite(self.squeeze(q.mean(dim=(1, 2))).relu()))
         return torch.addcmul(m, weights[:, None, None], q)
 

@@ -15,6 +15,10 @@ from torch import Tensor, nn
 
 from models.layers.arc import AdaptiveRotatedConv
 from models.layers.msrc import MsrcConfig, MultiScaleRotatedConv
+from models.layers.upsampled_conv import convolve_upsampled
+
+_LEAST_NUMBERS = 2**18
+"""Smaller maps are enlarged: nine small products take longer than one convolution of few channels."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +31,68 @@ class DecoderConfig(MsrcConfig):
     """`conv_first`: 3x3 convolution, then multi-scale block (released code); `msrc_first`: the reverse (paper)."""
 
 
-def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Bias-free 3x3 convolution, batch norm, ReLU."""
-    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+class Convolution(nn.Sequential):
+    """Bias-free 3x3 convolution, batch norm, ReLU.
+
+    Args:
+        in_channels: Of the input.
+        out_channels: Of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+    def join(self, deep: Tensor, skip: Tensor) -> Tensor:
+        """Return what `deep` enlarged to the size of `skip`, and `skip` give, without enlarging and concatenating."""
+        weight = self.get_parameter("0.weight")
+        y = F.conv2d(skip, weight[:, deep.shape[1] :], padding=1)
+        enlarged = convolve_upsampled(deep, weight[:, : deep.shape[1]], size=(skip.shape[2], skip.shape[3]))
+        joined: Tensor = self[2](self[1](y.add_(enlarged)))
+        return joined
 
 
-def decoder_level(in_channels: int, hidden: int, *, config: DecoderConfig) -> nn.Sequential:
-    """Build what one level applies to the concatenation: `(B, in_channels, H, W)` to `(B, hidden, H, W)`."""
+def second_block(hidden: int, *, config: DecoderConfig) -> nn.Module:
+    """Build what a level applies after its 3x3 convolution: `(B, hidden, H, W)` to the same shape."""
     if config.decoder == "plain":
-        return nn.Sequential(convolution(in_channels, hidden), convolution(hidden, hidden))
+        return Convolution(hidden, hidden)
     if config.decoder == "arc":
         rotated = AdaptiveRotatedConv(hidden, hidden, num_kernels=config.arc_n)
-        return nn.Sequential(
-            convolution(in_channels, hidden), nn.Sequential(rotated, nn.BatchNorm2d(hidden), nn.ReLU(inplace=True))
-        )
-    if config.msrc_order == "conv_first":
-        return nn.Sequential(convolution(in_channels, hidden), MultiScaleRotatedConv(hidden, config))
-    return nn.Sequential(MultiScaleRotatedConv(in_channels, config), convolution(in_channels, hidden))
+        return nn.Sequential(rotated, nn.BatchNorm2d(hidden), nn.ReLU(inplace=True))
+    return MultiScaleRotatedConv(hidden, config)
+
+
+class DecoderLevel(nn.ModuleList):
+    """Enlarge the deeper map, concatenate the shallower one, apply two blocks.
+
+    Args:
+        in_channels: Of both maps together.
+        hidden: Channels of the output.
+        config: Which blocks.
+    """
+
+    def __init__(self, in_channels: int, hidden: int, *, config: DecoderConfig) -> None:
+        if config.decoder == "msrc" and config.msrc_order == "msrc_first":
+            super().__init__([MultiScaleRotatedConv(in_channels, config), Convolution(in_channels, hidden)])
+        else:
+            super().__init__([Convolution(in_channels, hidden), second_block(hidden, config=config)])
+
+    def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
+        """Map `deep (B, C, h, w)` and `skip (B, D, H, W)` to `(B, hidden, H, W)`."""
+        first = self[0]
+        if isinstance(first, Convolution) and _spares_time(deep, skip):
+            y = first.join(deep, skip)
+        else:
+            enlarged = F.interpolate(deep, size=skip.shape[-2:], mode="bilinear", align_corners=True)
+            y = first(torch.cat([enlarged, skip], dim=1))
+        out: Tensor = self[1](y)
+        return out
+
+
+def _spares_time(deep: Tensor, skip: Tensor) -> bool:
+    """Whether enlarging after the convolution is quicker; measured on a CPU in training, and only there."""
+    on_cpu = skip.device.type == "cpu" and skip.dtype != torch.bfloat16 and torch.is_grad_enabled()
+    return on_cpu and not torch.is_autocast_enabled("cpu") and deep.numel() >= _LEAST_NUMBERS
 
 
 class Decoder(nn.Module):
@@ -61,15 +109,14 @@ class Decoder(nn.Module):
         hidden = widths[3] // 2
         above = (widths[3], hidden, hidden)
         self.levels = nn.ModuleList(
-            decoder_level(deep + skip, hidden, config=config) for deep, skip in zip(above, widths[2::-1], strict=True)
+            DecoderLevel(deep + skip, hidden, config=config) for deep, skip in zip(above, widths[2::-1], strict=True)
         )
         self.classify = nn.Conv2d(hidden, num_classes, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Map the four stage maps `(B, Ci, Hi, Wi)`, shallow first, to logits `(B, K, H1, W1)`."""
-        y = maps[3]
+        y = maps[3].contiguous(memory_format=torch.channels_last)
         for level, skip in zip(self.levels, (maps[2], maps[1], maps[0]), strict=True):
-            y = F.interpolate(y, size=skip.shape[-2:], mode="bilinear", align_corners=True)
-            y = level(torch.cat([y, skip], dim=1))
+            y = level(y, skip.contiguous(memory_format=torch.channels_last))
         logits: Tensor = self.classify(y)
         return logits

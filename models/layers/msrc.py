@@ -85,8 +85,8 @@ class MultiScaleRotatedConv(nn.Module):
         for i, scale in enumerate(self.scales):
             local = scale(state)
             if i < self.config.num_arc_passes:
-                state = self.arcs[0 if self.config.arc_shared else i](state) + local
+                state = self.arcs[0 if self.config.arc_shared else i](state).add_(local)
             term = local if self.config.msrc_sum == "local" else state
             total = term if total is None else total + term
-        y: Tensor = x + self.leave(total)
+        y: Tensor = self.leave(total).add_(x)
         return y

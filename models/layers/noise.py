@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.pointwise import Linear, project
+from models.layers.recompute import recompute
 from models.layers.swin import extend_map
 
 NUM_NOISE_HEADS = 8
@@ -59,29 +60,40 @@ class AdaptiveNoise(nn.Module):
 
     def channel_scores(self, x: Tensor) -> Tensor:
         """Scores of the channels, `(..., C)` with sum 1 over C."""
-        return torch.softmax(self.score_outer(F.gelu(self.score_inner(x))), dim=-1)
+        return torch.softmax(self._channel_logits(x), dim=-1)
+
+    def _channel_logits(self, x: Tensor) -> Tensor:
+        return recompute(lambda inner: self.score_outer(F.gelu(inner)), self.score_inner(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x (B, H, W, C)` to `(B, H, W, C)`."""
-        return x + (self._attend_pixel(x) if self.scope == "pixel" else self._attend_windows(x))
+        return self._add_pixel(x) if self.scope == "pixel" else x + self._attend_windows(x)
 
-    def _attend_pixel(self, x: Tensor) -> Tensor:
+    def _add_pixel(self, x: Tensor) -> Tensor:
         # The softmax over two keys is a sigmoid of the difference of their logits, and the two values differ by the
         # projected offset only: with a the share of key 1,
-        #   a = sigmoid(q . Wk (key1 - key2) / sqrt(d)),  out = Wo (Wv x + bv + a * Wv dv) + bo.
-        # Wo Wv is one matrix, and Wo (a * Wv dv) one vector per head.
+        #   a = sigmoid(q . Wk (key1 - key2) / sqrt(d)),  out = x + Wo (Wv x + bv + a * Wv dv) + bo.
+        # 1 + Wo Wv is one matrix, and Wo (a * Wv dv) one vector per head.
         C = x.shape[-1]
         h, d = NUM_NOISE_HEADS, C // NUM_NOISE_HEADS
         query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
         query_bias, _, value_bias = self.in_proj_bias.chunk(3)
         q = project(x, query_weight * d**-0.5, query_bias * d**-0.5)
-        k = project(x - x * self.channel_scores(x) + self.key_offset, key_weight)
+        k = recompute(
+            lambda x, logits: project(
+                torch.addcmul(x, x, torch.softmax(logits, dim=-1), value=-1.0),
+                key_weight,
+                F.linear(self.key_offset, key_weight),
+            ),
+            x,
+            self._channel_logits(x),
+        )
         # B H W C -> B H W h
         share = torch.sigmoid((q * k).view(*x.shape[:-1], h, d).sum(-1))
         offset = F.linear(self.value_offset, value_weight)
         # C C -> C h: column i is the out-projection of head i's part of the offset
         spread = (self.out_proj.weight * offset).view(C, h, d).sum(-1)
-        combined = self.out_proj.weight @ value_weight
+        combined = torch.addmm(torch.eye(C, device=x.device, dtype=x.dtype), self.out_proj.weight, value_weight)
         combined_bias = self.out_proj.weight @ value_bias + self.out_proj.bias
         return project(x, combined, combined_bias) + project(share, spread)
 

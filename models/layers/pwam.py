@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.pointwise import Pointwise
+from models.layers.recompute import recompute
 
 _EPSILON = 1e-5
 _MASKED = 1e4
@@ -58,10 +59,16 @@ class PixelWordAttention(nn.Module):
         present = mask.to(words.dtype)
         keys = self.key(words) * present[..., None]
         values = self.value(words) * present[..., None]
-        query = normalise_positions(self.query(x)).to(keys.dtype) * self.scale
         # B N C, B T C -> B N T
-        weights = torch.softmax(query @ keys.transpose(1, 2) + _MASKED * (present[:, None] - 1.0), dim=-1)
+        scores = recompute(
+            lambda query: (normalise_positions(query).to(keys.dtype) * self.scale) @ keys.transpose(1, 2), self.query(x)
+        )
+        weights = torch.softmax(scores + _MASKED * (present[:, None] - 1.0), dim=-1)
         # The rows of `weights` sum to 1, so the output projection can be applied to the few words.
-        read = normalise_positions(weights.to(keys.dtype) @ self.read(values))
-        y: Tensor = self.activation(self.mix(self.activation(self.visual(x)) * read.to(x.dtype)))
+        read = weights.to(keys.dtype) @ self.read(values)
+        y: Tensor = self.activation(recompute(self._multiply, self.visual(x), read))
+        return y
+
+    def _multiply(self, visual: Tensor, read: Tensor) -> Tensor:
+        y: Tensor = self.mix(self.activation(visual) * normalise_positions(read).to(visual.dtype))
         return y

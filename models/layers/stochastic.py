@@ -7,6 +7,8 @@ eight. Workers hold equal numbers of rows, worker 0 the first ones.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -54,6 +56,22 @@ class DropPath(nn.Module):
         keep = 1.0 - self.probability
         kept = draw_kept(x.shape[0], features=1, keep=keep).to(device=x.device, dtype=x.dtype)
         return x * (kept / keep).view(-1, *[1] * (x.dim() - 1))
+
+    def add(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return `x + self(branch(x))` for a branch that treats the samples of `x (B, ...)` one by one.
+
+        On a CPU the branch is not computed for the samples that drop it. One is, with weight 0, if all do: every
+        parameter has a gradient, as DDP expects.
+        """
+        if not self.training or self.probability == 0.0:
+            return x + branch(x)
+        keep = 1.0 - self.probability
+        kept = draw_kept(x.shape[0], features=1, keep=keep)[:, 0]
+        factors = kept.to(x.dtype).view(-1, *[1] * (x.dim() - 1)) / keep
+        if x.device.type != "cpu" or bool(kept.all()):
+            return torch.addcmul(x, branch(x), factors.to(x.device))
+        rows = kept.nonzero()[:, 0] if bool(kept.any()) else torch.zeros(1, dtype=torch.long)
+        return x.index_add(0, rows, branch(x[rows]) * factors[rows])
 
 
 class Dropout(nn.Module):

@@ -18,11 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.errors import HarnessError
+from models.layers.fused_windows import attend_windows
 from models.layers.pointwise import Linear
+from models.layers.recompute import recompute
 from models.layers.stochastic import DropPath
 
 _PATCH = 4
 _OUTSIDE_REGION = -100.0
+_LEAST_FUSED_WINDOW = 7
+"""Smaller windows are so many and so cheap that one at a time takes longer than all at once."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +158,32 @@ class WindowAttention(nn.Module):
         Positions added to fill the last windows are zero tokens, so their projection is the bias: projecting before
         padding gives the same result for fewer products.
         """
-        B, H, W, C = x.shape
+        qkv = self.qkv(x)
+        on_cpu = x.device.type == "cpu" and qkv.dtype != torch.bfloat16
+        pays = self.window >= _LEAST_FUSED_WINDOW and on_cpu and torch.is_grad_enabled()
+        mix = self._mix_one_by_one if pays else self._mix_at_once
+        projected: Tensor = self.proj(mix(qkv))
+        return projected
+
+    def _bias(self) -> Tensor:
+        N = self.window**2
+        # N*N h -> h N N
+        return (
+            F.embedding(self.relative_position_index, self.relative_position_bias_table).view(N, N, -1).permute(2, 0, 1)
+        )
+
+    def _shift_mask(self, qkv: Tensor, height: int, width: int) -> Tensor:
+        return shift_mask(height, width, window=self.window, shift=self.shift, device=qkv.device)
+
+    def _mix_one_by_one(self, qkv: Tensor) -> Tensor:
+        H, W = (side + -side % self.window for side in qkv.shape[1:3])
+        mask = self._shift_mask(qkv, H, W).to(qkv.dtype) if self.shift else None
+        return attend_windows(qkv, padding=self.qkv.bias, bias=self._bias(), mask=mask, shift=self.shift)
+
+    def _mix_at_once(self, qkv: Tensor) -> Tensor:
+        B, H, W, C = *qkv.shape[:3], self.channels
         w, h = self.window, self.heads
-        qkv = extend_map(self.qkv(x), self.qkv.bias, multiple=w)
+        qkv = extend_map(qkv, self.qkv.bias, multiple=w)
         if self.shift:
             qkv = qkv.roll((-self.shift, -self.shift), dims=(1, 2))
         padded_height, padded_width = qkv.shape[1:3]
@@ -170,19 +197,16 @@ class WindowAttention(nn.Module):
         y = y.reshape(B, padded_height, padded_width, C)
         if self.shift:
             y = y.roll((self.shift, self.shift), dims=(1, 2))
-        projected: Tensor = self.proj(y[:, :H, :W])
-        return projected
+        return y[:, :H, :W]
 
     def _attend(self, qkv: Tensor, padded: tuple[int, int]) -> Tensor:
         _, B, G, h, N, d = qkv.shape
-        bias = F.embedding(self.relative_position_index, self.relative_position_bias_table)
-        # N*N h -> h N N
-        bias = bias.view(N, N, h).permute(2, 0, 1)
+        bias = self._bias().to(qkv.dtype)
         if not self.shift:
             # windows share the bias: 3 B G h N d -> 3 B*G h N d
             q, k, v = qkv.view(3, B * G, h, N, d).unbind(0)
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)[None])
-        mask = shift_mask(*padded, window=self.window, shift=self.shift, device=qkv.device)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        mask = self._shift_mask(qkv, *padded)
         # every window has its own mask: 3 B G h N d -> 3 B G*h N d
         q, k, v = qkv.view(3, B, G * h, N, d).unbind(0)
         masked = (bias[None] + mask[:, None]).reshape(1, G * h, N, N)
@@ -203,7 +227,10 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x (..., C)` to `(..., C)`."""
-        y: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return recompute(self._contract, self.fc1(x))
+
+    def _contract(self, inner: Tensor) -> Tensor:
+        y: Tensor = self.fc2(F.gelu(inner))
         return y
 
 
@@ -227,12 +254,16 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x (B, H, W, C)` to `(B, H, W, C)`."""
-        update = self.attn(self.norm1(x))
-        if self.noise is not None:
-            update = self.noise(update)
-        x = x + self.drop_path(update)
-        y: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
-        return y
+        x = self.drop_path.add(x, self._attend)
+        return self.drop_path.add(x, self._transform)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        update: Tensor = self.attn(self.norm1(x))
+        return update if self.noise is None else self.noise(update)
+
+    def _transform(self, x: Tensor) -> Tensor:
+        update: Tensor = self.mlp(self.norm2(x))
+        return update
 
 
 class PatchMerging(nn.Module):
