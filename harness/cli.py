@@ -294,14 +294,15 @@ def data_synth(
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     quirks: Annotated[bool, typer.Option(help="Include the known defects of the published files.")] = False,
 ) -> None:
-    """Generate a miniature of a dataset in its own layout, in which the sentence decides what is meant."""
+    """Generate a miniature of a dataset in its own layout, in which no sentence or modality can be left out."""
     from harness.data.base import DATASETS, SyntheticConfig
     from harness.data.synthetic import ensure_synthetic
 
-    DATASETS.get(name)
+    dataset = DATASETS.get(name)
     config = SyntheticConfig(train=train, val=val, test=test, size=size, seed=seed, quirks=quirks)
     folder = ensure_synthetic(name, root, config)
-    _say(f"{name}: {train} + {val} + {test} samples in {folder}")
+    counts = dataset(folder).check().counts
+    _say(f"{name}: {' + '.join(str(count) for count in counts.values())} samples in {folder}")
 
 
 @app.command("list")

@@ -1,4 +1,4 @@
-"""Pretrained Swin weights from timm or from a file, under our names, and timm's ResNet with its weights.
+"""Pretrained Swin weights from timm or from a file, under our names; timm's ResNet, ViT and PVT v2.
 
 Of Swin only weights are taken from timm: its Swin rolls before padding and so differs from the published one on maps
 that are not multiples of the window.
@@ -17,10 +17,12 @@ from typing import ClassVar, Literal, NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models import load_state_dict, resnet
+from timm.models import load_state_dict, pvt_v2, resnet, vision_transformer
 from torch import Tensor, nn
 
 from harness.errors import HarnessError, nearest
+from models.layers.backbone_sizes import PyramidConfig, StridedResNetConfig, ViTConfig
+from models.layers.semantic_heads import as_map
 
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 _IGNORED = re.compile(r"^(head\.|norm\.)|relative_position_index$|attn_mask$")
@@ -288,3 +290,146 @@ def _resnet_from_timm(name: str) -> dict[str, Tensor]:
             "model.safetensors"
         ) from error
     return state
+
+
+class ViT(nn.Module):
+    """timm's ViT as four stages, under timm's names: class token kept inside, maps without it, no final norm.
+
+    Args:
+        config: Size and weights.
+        image_size: Height and width in pixels that the position table is made for; other sizes resize it.
+        channels: Channels of the image; None builds no patch embedding, for callers that bring tokens.
+    """
+
+    def __init__(self, config: ViTConfig, *, image_size: int, channels: int | None) -> None:
+        super().__init__()
+        side = -(-image_size // config.patch)
+        made = vision_transformer.VisionTransformer(
+            img_size=side * config.patch,
+            patch_size=config.patch,
+            in_chans=channels or 1,
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.heads,
+            num_classes=0,
+            global_pool="",
+        )
+        self.side, self.stage_depth = side, config.depth // 4
+        self.patch_embed = made.patch_embed.proj if channels is not None else None
+        self.cls_token, self.pos_embed, self.blocks = made.cls_token, made.pos_embed, made.blocks
+        if config.pretrained is not None:
+            load_vit_weights(self, config.pretrained)
+
+    def begin(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Add positions and prepend the class token: `(B, N, D)` on a grid `(h, w)` to `(B, 1 + N, D)`."""
+        table: Tensor = self.pos_embed
+        if grid != (self.side, self.side):
+            table = resize_positions(table, grid)
+        return torch.cat((self.cls_token.expand(len(tokens), -1, -1), tokens), dim=1) + table
+
+    def stage(self, index: int, tokens: Tensor) -> Tensor:
+        """Blocks of stage `index` (0..3) on `(B, N, D)`."""
+        for block in self.blocks[index * self.stage_depth : (index + 1) * self.stage_depth]:
+            tokens = block(tokens)
+        return tokens
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Map `(B, channels, H, W)`, multiples of the patch, to four maps `(B, D, H / patch, W / patch)`."""
+        if self.patch_embed is None:
+            raise HarnessError("a ViT without patch embedding must be called by its stages; received an image")
+        x = self.patch_embed(image)
+        h, w = x.shape[-2:]
+        # B D h w -> B N D
+        tokens = self.begin(x.flatten(2).transpose(1, 2), (h, w))
+        maps = []
+        for index in range(4):
+            tokens = self.stage(index, tokens)
+            maps.append(as_map(tokens[:, 1:], (h, w)))
+        return maps
+
+
+def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resize a position table `(1, 1 + s * s, D)`, bicubic, to `(1, 1 + h * w, D)`; the class token's row is kept."""
+    side = round((table.shape[1] - 1) ** 0.5)
+    maps = as_map(table[:, 1:], (side, side))
+    resized = F.interpolate(maps.float(), size=grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat((table[:, :1], resized.flatten(2).transpose(1, 2).to(table.dtype)), dim=1)
+
+
+def load_vit_weights(trunk: ViT, source: str) -> LoadedWeights:
+    """Load blocks, class token, positions and, if it fits, the patch embedding of a ViT, in place.
+
+    Raises:
+        HarnessError: The file is missing or unreadable, or less than 80 % of the trunk's tensors are in it.
+    """
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise HarnessError(f"trunk.pretrained must be an existing file of ViT weights; {path} is missing")
+    try:
+        published: dict[str, Tensor] = load_state_dict(str(path), use_ema=False, weights_only=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise HarnessError(f"trunk.pretrained must be a readable file of tensors; {path}: {reason}") from error
+    named = {name.replace("patch_embed.proj.", "patch_embed."): tensor for name, tensor in published.items()}
+    resized: tuple[str, ...] = ()
+    table = named.get("pos_embed")
+    if table is not None and table.ndim == 3 and table.shape[1] != trunk.pos_embed.shape[1]:
+        named["pos_embed"] = resize_positions(table, (trunk.side, trunk.side))
+        resized = ("pos_embed",)
+    targets = trunk.state_dict()
+    fitting = {n: t for n, t in named.items() if n in targets and t.shape == targets[n].shape}
+    if len(fitting) < 0.8 * len(targets):
+        missing = next(name for name in targets if name not in fitting)
+        raise HarnessError(
+            f"trunk.pretrained must hold at least 80 % of the trunk's {len(targets)} tensors under timm's names and in "
+            f"their sizes; {path} holds {len(fitting)}, not for example {missing}"
+        )
+    trunk.load_state_dict(fitting, strict=False)
+    return LoadedWeights(tuple(fitting), resized, tuple(name for name in named if name not in fitting))
+
+
+class PyramidViT(nn.Module):
+    """timm's PVT v2, stage by stage, so that what a stage puts out can be changed before the next one.
+
+    Args:
+        config: Size.
+        bands: Channels of the image.
+    """
+
+    def __init__(self, config: PyramidConfig, *, bands: int) -> None:
+        super().__init__()
+        made = pvt_v2.PyramidVisionTransformerV2(
+            in_chans=bands, num_classes=0, depths=config.depths, embed_dims=config.widths, num_heads=config.heads
+        )
+        self.patch_embed, self.stages = made.patch_embed, made.stages
+
+    def stage(self, index: int, x: Tensor) -> Tensor:
+        """Stage 0: `(B, bands, H, W)` to `(B, C1, H / 4, W / 4)`; stage i: `(B, Ci, ...)` to half the size."""
+        y: Tensor = self.stages[index](self.patch_embed(x) if index == 0 else x)
+        return y
+
+
+class StridedResNet(nn.Module):
+    """timm's ResNet at random, its last stage dilated by 2 instead of strided.
+
+    Args:
+        config: Size.
+        bands: Channels of the image.
+    """
+
+    def __init__(self, config: StridedResNetConfig, *, bands: int) -> None:
+        super().__init__()
+        block = resnet.BasicBlock if config.block == "basic" else resnet.Bottleneck
+        channels = tuple(config.width * 2**stage for stage in range(4))
+        made = resnet.ResNet(block, config.depths, in_chans=bands, output_stride=16, channels=channels, num_classes=0)
+        for name in chain.from_iterable(_PARTS):
+            self.add_module(name, getattr(made, name))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `(B, bands, H, W)` to maps of the first and last stage, strides 4 and 16."""
+        x, maps = image, []
+        for names in _PARTS:
+            for name in names:
+                x = self.get_submodule(name)(x)
+            maps.append(x)
+        return maps[1], maps[4]

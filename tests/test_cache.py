@@ -104,7 +104,7 @@ def entries(folder: Path) -> list[str]:
 # Equal pixels
 
 
-@pytest.mark.parametrize("name", DATASETS.names())
+@pytest.mark.parametrize("name", ["refsegrs", "risbench", "rrsis_d"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_samples_are_the_same_with_and_without(name: str, split: str, tmp_path: Path, folder: Path) -> None:
     DATASETS.get(name).write_synthetic(tmp_path / "d", SyntheticConfig(train=5, val=2, test=3, size=48, quirks=True))

@@ -195,6 +195,18 @@ def test_data(harness: Command, tmp_path: Path) -> None:
     assert json.loads(done.out)["counts"] == {"train": 4, "val": 2, "test": 2}
 
 
+def test_data_of_a_semantic_dataset_with_known_defects(harness: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "ready"
+    done = harness(
+        "data", "synth", "vaihingen", folder, "--train", 99, "--val", 2, "--test", 2, "--size", 32, "--quirks"
+    )
+    assert (done.code, "vaihingen: 11 + 2 + 2 samples" in done.out) == (0, True)
+    checked = harness("data", "check", "vaihingen", folder)
+    assert (checked.code, "unknown label codes, ignored: 1" in checked.out) == (0, True)
+    next((folder / "dsm").glob("*.tif")).unlink()
+    assert_refused(harness("data", "check", "vaihingen", folder), "must be a raster file, found: No such file")
+
+
 def test_list(harness: Command) -> None:
     done = harness("list")
     assert done.code == 0

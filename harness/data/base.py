@@ -1,4 +1,4 @@
-"""What every referring dataset offers: records, pixels, masks, a check, a synthetic miniature in its own layout."""
+"""What every dataset offers (origin, check, fingerprint, a miniature in its layout), and what referring ones add."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from harness.registry import Registry
 
 SPLITS = ("train", "val", "test")
 
-DATASETS: Registry[type[ReferringDataset]] = Registry(
+DATASETS: Registry[type[Dataset]] = Registry(
     "dataset",
     "harness.data",
     private=frozenset(
         {
             *("base", "raster", "transforms", "splits", "cache", "synthetic", "coco_mask", "scenes", "referring"),
             *("layout", "miniature", "checking", "triplets", "triplet_miniature", "cache_folder"),
+            *("semantic", "label_coding", "raster_dataset", "raster_check", "statistics", "landscape"),
+            *("isprs", "matlab"),
         }
     ),
 )
@@ -48,11 +50,11 @@ class SyntheticConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     train: int = 64
-    """Training samples, at least 1."""
+    """Training samples, at least 1; a dataset with a fixed list of scenes has at most as many as its list."""
     val: int = 16
-    """Validation samples, at least 1."""
+    """Validation samples, at least 1; limited like `train`."""
     test: int = 16
-    """Test samples, at least 1."""
+    """Test samples, at least 1; limited like `train`."""
     size: int = 96
     """Height and width of the images in pixels, at least 32."""
     seed: int = 0
@@ -87,8 +89,8 @@ class DataReport:
 
 
 @runtime_checkable
-class ReferringDataset(Protocol):
-    """A referring dataset opened at a folder; opening reads the index files, not the pixels.
+class Dataset(Protocol):
+    """A dataset of any task opened at a folder.
 
     The class registers itself in `DATASETS` under its file name. Opening raises `DataError` when the folder is not in
     the dataset's layout.
@@ -97,6 +99,24 @@ class ReferringDataset(Protocol):
     info: ClassVar[DatasetInfo]
 
     def __init__(self, root: Path) -> None: ...
+
+    def fingerprint(self) -> str:
+        """Hash of what a trial sees; equal content gives an equal hash on any machine."""
+        ...
+
+    def check(self) -> DataReport:
+        """Read everything and report what is missing, damaged or doubtful."""
+        ...
+
+    @staticmethod
+    def write_synthetic(root: Path, config: SyntheticConfig) -> None:
+        """Write a miniature in the dataset's own layout; equal configs give equal bytes."""
+        ...
+
+
+@runtime_checkable
+class ReferringDataset(Dataset, Protocol):
+    """A referring dataset opened at a folder; opening reads the index files, not the pixels."""
 
     def records(self, split: str) -> Sequence[ReferringRecord]:
         """The samples of a split in a fixed order."""
@@ -108,19 +128,6 @@ class ReferringDataset(Protocol):
 
     def read_mask(self, record: ReferringRecord) -> NDArray[np.uint8]:
         """Mask `(H, W)` of 0 and 1 at its native size, which may differ from the image's."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Hash of the samples, splits, sentences and masks; equal content gives an equal hash on any machine."""
-        ...
-
-    def check(self) -> DataReport:
-        """Read everything and report what is missing, empty or of another size."""
-        ...
-
-    @staticmethod
-    def write_synthetic(root: Path, config: SyntheticConfig) -> None:
-        """Write a miniature in the dataset's own layout; equal configs give equal bytes."""
         ...
 
 

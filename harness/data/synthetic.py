@@ -71,7 +71,7 @@ def ensure_synthetic(name: str, root: Path, config: SyntheticConfig) -> Path:
 
 
 def open_dataset(name: str, *, root: Path, synthetic: SyntheticConfig | None) -> ReferringDataset:
-    """Open a dataset by name, generating it first where asked.
+    """Open a referring dataset by name, generating it first where asked.
 
     Args:
         name: Name of the dataset, for example `rrsis_d`.
@@ -80,12 +80,16 @@ def open_dataset(name: str, *, root: Path, synthetic: SyntheticConfig | None) ->
 
     Raises:
         UnknownNameError: No dataset of that name.
-        DataError: The folder is not in the dataset's layout, or not what `synthetic` asks for.
+        DataError: A dataset of another task, or a folder that is not in its layout or not what `synthetic` asks for.
     """
     dataset = DATASETS.get(name)
+    if dataset.info.task != "referring":
+        raise DataError(f"{name!r} must be a dataset for the task 'referring', it is one for {dataset.info.task!r}")
     if synthetic is not None:
         ensure_synthetic(name, root, synthetic)
-    return dataset(root)
+    found = dataset(root)
+    assert isinstance(found, ReferringDataset)
+    return found
 
 
 def data_root(trial: Trial, storage: Path) -> Path:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from models.base import MODELS, SegmentationModel
 from models.layers.stochastic import seed_model_noise
-from tests.tiny_models import INPUTS, SIZE, TINY, build, make_batch, make_target, training_loss
+from tests.tiny_models import TINY, batch_of, build, inputs_of, make_batch, target_of, training_loss
 
 NAMES = MODELS.names()
+REFERRING = [name for name in NAMES if MODELS.get(name).info.task == "referring"]
 COMPONENTS = [(name, part) for name in NAMES for part in MODELS.get(name).info.components]
 OVERFIT_STEPS = 40
 MAX_DRAWS = 5
@@ -30,6 +31,10 @@ def _one_thread() -> None:
 def model(request: pytest.FixtureRequest) -> SegmentationModel:
     """In evaluation mode; a test must leave it as it was."""
     return build(request.param).eval()
+
+
+def name_of(model: SegmentationModel) -> str:
+    return type(model).__module__.rpartition(".")[2]
 
 
 def predict(model: SegmentationModel, batch: dict[str, Tensor]) -> Tensor:
@@ -68,13 +73,14 @@ def test_every_setting_has_the_papers_value_as_default(model: SegmentationModel)
 
 
 def test_logits_have_the_size_of_the_image(model: SegmentationModel) -> None:
-    output = model(make_batch())
-    assert output.logits.shape == (3, INPUTS.num_classes, SIZE, SIZE)
+    inputs = inputs_of(name_of(model))
+    output = model(batch_of(name_of(model)))
+    assert output.logits.shape == (3, inputs.num_classes, inputs.image_size, inputs.image_size)
     assert output.auxiliary == ()
 
 
 def test_evaluation_is_deterministic_and_samples_are_independent(model: SegmentationModel) -> None:
-    batch = make_batch()
+    batch = batch_of(name_of(model))
     together = predict(model, batch)
     assert torch.equal(together, predict(model, batch))
     for i in range(3):
@@ -82,8 +88,9 @@ def test_evaluation_is_deterministic_and_samples_are_independent(model: Segmenta
         torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-4)
 
 
-def test_image_and_sentence_both_matter(model: SegmentationModel) -> None:
-    batch = make_batch()
+@pytest.mark.parametrize("name", REFERRING)
+def test_image_and_sentence_both_matter(name: str) -> None:
+    model, batch = build(name).eval(), make_batch()
     words = torch.where(batch["token_mask"] == 1, (batch["tokens"] + 7) % 100 + 5, 0)
     logits = predict(model, batch)
     for change in ({"tokens": words}, {"image": batch["image"].flip(3)}):
@@ -103,8 +110,8 @@ def test_parameter_groups_hold_each_trained_parameter_once(model: SegmentationMo
 
 def test_state_dict_round_trip(model: SegmentationModel, tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "weights.pt")
-    again = type(model)(model.config, INPUTS).eval()
-    batch = make_batch(2)
+    again = type(model)(model.config, model.inputs).eval()
+    batch = batch_of(name_of(model), 2)
     assert not torch.equal(predict(again, batch), predict(model, batch))
     again.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True), strict=True)
     assert torch.equal(predict(again, batch), predict(model, batch))
@@ -121,7 +128,7 @@ def test_gradients_reach_every_parameter_that_is_not_dead(name: str) -> None:
         if draw:
             shake(model, seed=draw)
         model.zero_grad()
-        training_loss(model, make_batch(), make_target(3)).backward()
+        training_loss(model, batch_of(name), target_of(name, 3)).backward()
         assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
         without &= {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
         if without == dead:
@@ -137,13 +144,13 @@ def test_component_can_be_switched_off_and_changes_the_output(name: str, compone
     shapes = {key: value.shape for key, value in without.state_dict().items()}
     same = {key: value for key, value in full.state_dict().items() if shapes.get(key) == value.shape}
     without.load_state_dict(same, strict=False)
-    batch = make_batch(2)
+    batch = batch_of(name, 2)
     assert not torch.allclose(predict(full, batch), predict(without, batch), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_batch_overfits(name: str) -> None:
-    model, batch, target = build(name).train(), make_batch(2), make_target(2)
+    model, batch, target = build(name).train(), batch_of(name, 2), target_of(name, 2)
     groups = [{"params": group.parameters} for group in model.parameter_groups()]
     optimiser = torch.optim.Adam(groups, lr=5e-3)
     losses = []
