@@ -116,6 +116,31 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Stress:
+    """A disturbance of one modality at test time; its scores stand under a split of their own."""
+
+    kind: str
+    """`shift`: moved to the right, pixels; `drop`: replaced by its mean; `noise`: Gaussian noise added."""
+    modality: str
+    level: float = 0.0
+    """Pixels of a `shift`; standard deviations of the modality for `noise`; 0 for `drop`."""
+
+    @property
+    def split(self) -> str:
+        """`test-shift-sar-4`, `test-noise-sar-0.5` or `test-drop-sar`."""
+        level = "" if self.kind == "drop" else f"-{self.level:g}"
+        return f"test-{self.kind}-{self.modality}{level}"
+
+    @classmethod
+    def of_split(cls, split: str) -> Stress | None:
+        """The stress that a split stands for; None for a plain one."""
+        parts = split.split("-", 3)
+        if len(parts) < 3:
+            return None
+        return cls(parts[1], parts[2], float(parts[3]) if len(parts) > 3 else 0.0)
+
+
+@dataclass(frozen=True)
 class Skipped:
     """A variant that the plan leaves out, and why."""
 
@@ -174,6 +199,8 @@ class Plan:
     """What the report groups samples by: `category`, `size`, `length`."""
     spec_sha: str = ""
     """SHA-256 of the validated study."""
+    data_note: str = ""
+    """What a reader of any number must know of the data and protocol: the division into splits, whether it leaks."""
 
     def trial(self, trial_id: str) -> Trial:
         """The trial of that id; KeyError if the plan has none."""

@@ -15,6 +15,7 @@ from harness.records import (
     Plan,
     Resources,
     Score,
+    Stress,
     Trial,
     TrialResult,
     TrialState,
@@ -43,6 +44,23 @@ def backwards(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: backwards(v) for k, v in reversed(value.items())}
     return [backwards(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(
+    ("stress", "split"),
+    [
+        (Stress("shift", "sar", 4), "test-shift-sar-4"),
+        (Stress("noise", "sar", 0.5), "test-noise-sar-0.5"),
+        (Stress("drop", "optical"), "test-drop-optical"),
+    ],
+)
+def test_a_stress_and_its_split_say_the_same(stress: Stress, split: str) -> None:
+    assert (stress.split, Stress.of_split(split)) == (split, stress)
+
+
+@pytest.mark.parametrize("split", ["test", "val", "val_shuffled"])
+def test_other_splits_are_no_stress(split: str) -> None:
+    assert Stress.of_split(split) is None
 
 
 @given(model=sections, train=sections, replicate=st.integers(0, 99))
