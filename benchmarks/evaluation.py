@@ -75,7 +75,7 @@ def build(trial: Trial, folder: Path) -> tuple[SegmentationModel, Task]:
     """The trial's model and task."""
     model_class = MODELS.get(trial.model["name"])
     config = resolve_config(model_class, trial.model)
-    task = build_task(trial, data_root(trial, folder), config)
+    task = build_task(trial, data_root(trial, folder), config, storage=folder)
     torch.manual_seed(0)
     return model_class(config, task.inputs).eval(), task
 
@@ -107,7 +107,13 @@ def make_sides(trial: Trial, folder: Path) -> dict[str, Callable[[], Counts]]:
         return [measure_plainly(model, samples[i]) for i in range(len(samples))]
 
     def batches() -> Counts:
-        table = evaluate(model, task, "test", device=torch.device("cpu"), resources=trial.resources)
+        table = evaluate(
+            model,
+            task.evaluation("test"),
+            task.measurer("test"),
+            device=torch.device("cpu"),
+            resources=trial.resources,
+        )
         return list(zip(table["intersection"].tolist(), table["union"].tolist(), strict=True))
 
     return {

@@ -141,6 +141,10 @@ def run(
     found, _ = _plan(study, provisional=False)
     start = _executor(executor, address)
     folder = _storage(storage)
+    if study.task == "semantic":
+        from harness.semantic_task import require_trials_fit
+
+        require_trials_fit(found.trials, folder)
     uri = _uri(tracking_uri, folder)
     from harness.study import run_study
     from harness.tracking import MlflowTracker

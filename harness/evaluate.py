@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from harness.distributed import gather, rank, world_size
 from harness.records import Resources
-from harness.tasks import Task
+from harness.tasks import Measurer, Samples
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -21,16 +21,22 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, task: Task, split: str, *, device: torch.device, resources: Resources, precision: str = "fp32"
+    model: nn.Module,
+    samples: Samples,
+    measurer: Measurer,
+    *,
+    device: torch.device,
+    resources: Resources,
+    precision: str = "fp32",
 ) -> pd.DataFrame:
     """Measure every sample of a split.
 
-    Each worker takes every n-th sample; no sample is padded in or counted twice.
+    Each worker takes its part; no sample is padded in or counted twice.
 
     Args:
         model: The model itself, not its DDP wrapper; its training mode is restored.
-        task: Gives the samples and measures them.
-        split: `val`, `test`, or one of them with `_shuffled`.
+        samples: The split.
+        measurer: Measures predictions on it; used once.
         device: Where the model is.
         resources: `eval_batch` samples per forward pass and `data_workers` loader processes; they change the speed, not
             the result.
@@ -39,10 +45,12 @@ def evaluate(
     Returns:
         One row per sample in the dataset's order, the same on every worker.
     """
-    samples: Any = task.evaluation(split)
-    mine = list(range(rank(), len(samples), world_size()))
+    given: Any = samples
     loader: DataLoader[dict[str, Any]] = DataLoader(
-        samples, batch_size=resources.eval_batch, sampler=mine, num_workers=resources.data_workers
+        given,
+        batch_size=resources.eval_batch,
+        sampler=samples.part(rank(), world_size()),
+        num_workers=resources.data_workers,
     )
     was_training = model.training
     model.eval()
@@ -51,6 +59,6 @@ def evaluate(
         batch = to_device(cpu_batch, device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             output = model(batch)
-        rows += task.measure(split, output, batch)
+        rows += measurer(output, batch)
     model.train(was_training)
     return pd.DataFrame.from_records(gather(rows)).sort_values("index", ignore_index=True)

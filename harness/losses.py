@@ -14,6 +14,9 @@ from torch import Tensor
 
 from harness.distributed import total, world_size
 
+IGNORED = 255
+"""Index of pixels without a class."""
+
 CrossEntropyReduction = Literal["mean", "pixel_sum"]
 DiceReduction = Literal["sum", "mean", "sum_at_2"]
 
@@ -56,6 +59,24 @@ def weighted_cross_entropy(
     hard = truth.dim() == target.dim()
     counts = torch.bincount(truth.flatten(), minlength=weight.numel()) if hard else truth.sum((0, 2, 3))
     return summed * world_size() / total((weight * counts).sum())
+
+
+def labelled_cross_entropy(logits: Tensor, target: Tensor, class_weights: tuple[float, ...] | None = None) -> Tensor:
+    """Class-weighted cross entropy over the labelled pixels of the whole batch, in 32-bit precision.
+
+    Args:
+        logits: `(B, K, H, W)`.
+        target: `(B, H, W)` int64 classes, 255 where there is none.
+        class_weights: One weight per class; None for equal ones.
+
+    Returns:
+        `sum w[y] * nll / sum w[y]`; 0 for a batch without labelled pixels.
+    """
+    weight = None if class_weights is None else torch.tensor(class_weights, device=logits.device)
+    summed = F.cross_entropy(logits.float(), target, weight=weight, reduction="sum", ignore_index=IGNORED)
+    labelled = target[target != IGNORED]
+    counted = torch.tensor(float(labelled.numel()), device=logits.device) if weight is None else weight[labelled].sum()
+    return summed * world_size() / total(counted).clamp(min=1e-6)
 
 
 def dice(logits: Tensor, target: Tensor, *, reduction: DiceReduction, smooth: float = 1e-6) -> Tensor:

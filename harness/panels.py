@@ -49,7 +49,8 @@ class DatasetPanels:
         if made is None and not root.is_dir():
             raise DataError(f"the dataset must be at {root}, nothing is there")
         synthetic = None if made is None else SyntheticConfig(**made)
-        return open_dataset(self._trial.data["name"], root=root, synthetic=synthetic)
+        found: ReferringDataset = open_dataset(self._trial.data["name"], root=root, synthetic=synthetic)
+        return found
 
     def _keyed(self, split: str) -> dict[str, tuple[ReferringRecord, str]]:
         """Key of a sample, as in per-sample tables -> its record and sentence."""

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
-from harness.data.base import DATASETS
+from pydantic_core import to_jsonable_python
+
+from harness.data.base import DATASETS, Dataset
+from harness.data.semantic import Division
+from harness.data.synthetic import open_dataset, synthetic_fingerprint
 from harness.designs import Group, group_of
 from harness.errors import DataError, nearest
 from harness.records import Plan, Row, Skipped, Table, Trial, canonical_json
 from harness.resolve import Point, Resolved, reference_point, resolve
 from harness.spec import StudySpec
+from harness.spec_protocol import SemanticEvaluateConfig
 from harness.spec_report import TableConfig
 from models.base import MODELS
 
@@ -50,6 +56,7 @@ def expand(study: StudySpec, *, fingerprint: str, data_root: str = "") -> Plan:
         figures=study.report.figures,
         breakdowns=study.report.breakdowns,
         spec_sha=study_sha(study),
+        data_note=data_note(study),
     )
 
 
@@ -60,6 +67,21 @@ def study_sha(study: StudySpec) -> str:
     return hashlib.sha256(canonical_json(plain).encode()).hexdigest()
 
 
+def data_note(study: StudySpec) -> str:
+    """What a reader of any number of a semantic study must know: division into splits, protocol, windows."""
+    dataset: Any = DATASETS.get(study.data.name)
+    protocol = study.evaluate
+    if not isinstance(protocol, SemanticEvaluateConfig):
+        return ""
+    division: Division = dataset.division(study.data.chosen)
+    leak = ", LEAKY: neighbouring pixels of one scene are in different splits" if division.leaky else ""
+    made = "Generated miniature. " if study.data.synthetic else ""
+    return (
+        f"{made}Division of {dataset.info.title}: {division.name}{leak}. Protocol {protocol.protocol}; windows overlap "
+        f"by {protocol.overlap:.0%}, {protocol.average} averaged."
+    )
+
+
 def fingerprint_of(study: StudySpec) -> tuple[str, str]:
     """Fingerprint of the study's samples, and their folder ("" for synthetic ones).
 
@@ -67,15 +89,14 @@ def fingerprint_of(study: StudySpec) -> tuple[str, str]:
         DataError: The folder is not there or not in the dataset's layout.
     """
     if study.data.synthetic is not None:
-        from harness.data.synthetic import synthetic_fingerprint
-
         return synthetic_fingerprint(study.data.name, study.data.synthetic), ""
     root = Path(str(study.data.root))
     if not root.is_dir():
         hint = _sibling_hint(root)
         text = f"must be a folder, {root} is not; {hint}; give another with --set data.root=DIR"
         raise DataError(str(study.error(("data", "root"), text)))
-    return DATASETS.get(study.data.name)(root).fingerprint(), str(root)
+    opened: Dataset = open_dataset(study.data.name, root=root, synthetic=None, options=study.data.options)
+    return opened.fingerprint(), str(root)
 
 
 def _sibling_hint(root: Path) -> str:
@@ -167,6 +188,8 @@ class _Planner:
     def _trials(self, variant: str, resolved: Resolved) -> tuple[Trial, ...]:
         synthetic = self.study.data.model_dump(mode="json")["synthetic"]
         data = {"name": self.study.data.name, **resolved.config["data"], "synthetic": synthetic}
+        if (chosen := self.study.data.chosen) is not None:
+            data["options"] = to_jsonable_python(chosen)
         return tuple(
             Trial(
                 task=self.study.task,

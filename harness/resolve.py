@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from harness.errors import HarnessError, SpecError, UnknownNameError, nearest
 from harness.records import Resources, canonical_json
-from harness.spec import EvaluateConfig, StudySpec, TrainConfig
+from harness.spec import StudySpec
 from harness.spec_errors import named_path, problems
 from harness.spec_part import Json, Part
 from harness.yaml_lines import DocPath, shown
@@ -153,9 +153,9 @@ def _checked(study: StudySpec, point: Point, config: Json) -> Json:
     plain = _validated(study, point, "model", found.Config, model)
     return {
         "model": {"name": name, **_validated(study, point, "model", found.Config, plain)},
-        "train": _validated(study, point, "train", TrainConfig, config["train"]),
+        "train": _validated(study, point, "train", type(study.train), config["train"]),
         "data": _validated(study, point, "data", DataOptions, config["data"]),
-        "evaluate": _validated(study, point, "evaluate", EvaluateConfig, config["evaluate"]),
+        "evaluate": _validated(study, point, "evaluate", type(study.evaluate), config["evaluate"]),
     }
 
 

@@ -12,20 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, TypeAdapter, ValidationError, field_validator, model_validator
 
 from harness.data.base import DATASETS, SyntheticConfig
 from harness.errors import SpecError, nearest
-from harness.metrics import METRICS
+from harness.metrics import task_metrics
 from harness.overrides import apply_override
-from harness.records import CONTROL_SUFFIX, Resources
+from harness.records import Resources
 from harness.spec_errors import problems, refuse
-from harness.spec_part import Count, Json, NotNegative, Part, Positive, Slug, Text
-from harness.spec_report import ReportConfig
-from harness.yaml_lines import DocPath, Document, Problem, read_document
-
-SPLITS = ("val", "test")
-"""Splits that are scored."""
+from harness.spec_part import Count, Json, Part, Slug, Text
+from harness.spec_protocol import EvaluateConfig, ReferringEvaluateConfig, SemanticEvaluateConfig
+from harness.spec_recipe import ReferringTrainConfig, SemanticTrainConfig, TrainConfig
+from harness.spec_report import BREAKDOWNS, FIGURES, ReportConfig
+from harness.yaml_lines import DocPath, Document, Problem, read_document, shown
 
 
 class DataConfig(Part):
@@ -37,8 +36,18 @@ class DataConfig(Part):
     """Folder of the dataset; see `load_study` for what a relative one is relative to."""
     image_size: Annotated[int, Field(ge=32)] = 480
     """Height and width in pixels that images are resized to, at least 32."""
+    options: Json = Field(default_factory=dict)
+    """Choices that the dataset offers, such as its division into splits; only datasets of rasters have some."""
     synthetic: SyntheticConfig | None = None
     """What to generate instead of reading `root`."""
+
+    @property
+    def chosen(self) -> Any:
+        """The dataset's options with defaults filled in; None for a dataset without."""
+        schema = getattr(DATASETS.get(self.name), "Options", None)
+        if schema is None:
+            return None
+        return TypeAdapter(schema).validate_json(json.dumps(self.options), strict=True)
 
     @field_validator("name")
     @classmethod
@@ -59,94 +68,17 @@ class DataConfig(Part):
                 raise refuse(("synthetic", name), f"must be at least {least}, received {value}")
         return self
 
-
-class LossConfig(Part):
-    """`ce` x class-weighted cross entropy + `dice` x Dice loss + `auxiliary` x cross entropy of each auxiliary head."""
-
-    ce: NotNegative = 0.9
-    """Weight of the cross entropy."""
-    dice: NotNegative = 0.1
-    """Weight of the Dice loss."""
-    class_weights: tuple[Positive, Positive] = (0.9, 1.1)
-    """Weights of background and object in the cross entropy."""
-    dice_reduction: Literal["sum", "mean", "sum_at_2"] = "sum"
-    """Dice over samples and classes: summed, averaged, or averaged and multiplied by 4 (a batch of 2 summed)."""
-    ce_reduction: Literal["mean", "pixel_sum"] = "mean"
-    """Cross entropy: averaged over pixels and samples, or summed over pixels and averaged over samples."""
-    auxiliary: NotNegative = 0.0
-    """Weight of the cross entropy of each auxiliary head that a model has in training."""
-
     @model_validator(mode="after")
-    def _has_a_term(self) -> LossConfig:
-        if self.ce == 0 and self.dice == 0:
-            raise refuse((), "ce or dice must be above 0, received 0 for both")
+    def _options_fit(self) -> DataConfig:
+        try:
+            chosen = self.chosen
+        except ValidationError as error:
+            schema = DATASETS.get(self.name).Options  # type: ignore[attr-defined]  # only datasets of rasters have it
+            first = problems(error, schema)[0]
+            raise refuse(("options", *first.path), first.text) from None
+        if chosen is None and self.options:
+            raise refuse(("options",), f"must be left out, {self.name} has no options")
         return self
-
-
-class BlackBoxConfig(Part):
-    """Black boxes drawn on a fixed share of the training images, at full resolution."""
-
-    fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Share of training samples that get boxes, 0..1."""
-    min_count: Annotated[int, Field(ge=0)] = 20
-    """Least number of boxes on an image."""
-    max_count: Annotated[int, Field(ge=0)] = 60
-    """Largest number of boxes on an image, at least `min_count`."""
-    size: Count = 32
-    """Height and width of a box in pixels."""
-
-    @model_validator(mode="after")
-    def _is_ordered(self) -> BlackBoxConfig:
-        if self.max_count < self.min_count:
-            raise refuse(("max_count",), f"must be at least min_count = {self.min_count}, received {self.max_count}")
-        return self
-
-
-class TrainConfig(Part):
-    """The recipe; the defaults are the published ones of MAFN."""
-
-    epochs: Count = 40
-    """Passes over the training split."""
-    global_batch: Count = 8
-    """Samples per optimiser step over all workers, a multiple of their number."""
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    """`adam` adds the weight decay to the gradient, as an L2 term in the loss does."""
-    lr: Positive = 3e-5
-    """Learning rate at the start."""
-    weight_decay: NotNegative = 0.01
-    schedule: Literal["poly", "constant"] = "poly"
-    """`poly`: `end_lr + (lr - end_lr) * (1 - step / steps) ** power`."""
-    power: Positive = 0.9
-    """Exponent of `poly`."""
-    end_lr: NotNegative = 0.0
-    """Learning rate that `poly` ends at, at most `lr`."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Number format of the forward pass."""
-    loss: LossConfig = LossConfig()
-    black_boxes: BlackBoxConfig = BlackBoxConfig()
-    select: str = "oiou"
-    """Validation metric that chooses the best checkpoint."""
-    deterministic: bool = True
-    """Whether algorithms with a fixed result are preferred to faster ones."""
-
-    @model_validator(mode="after")
-    def _end_is_lower(self) -> TrainConfig:
-        if self.end_lr > self.lr:
-            raise refuse(("end_lr",), f"must be at most lr = {self.lr}, received {self.end_lr}")
-        return self
-
-
-class EvaluateConfig(Part):
-    """The evaluation protocol."""
-
-    protocol: Literal["rrsis480", "native"] = "rrsis480"
-    """`rrsis480`: prediction and mask are compared at `data.image_size`; `native`: at the size of the mask on disk."""
-    empty: Literal["zero", "one", "skip"] = "zero"
-    """IoU of a sample whose prediction and mask are both empty: 0, 1, or left out."""
-    drop_empty_refs: bool = False
-    """Whether samples whose mask is empty are left out."""
-    controls: tuple[Literal["shuffled_sentences"], ...] = ()
-    """Extra evaluations; `shuffled_sentences` adds the splits `val_shuffled` and `test_shuffled`."""
 
 
 class ReferenceConfig(Part):
@@ -247,15 +179,15 @@ Design = Annotated[
 
 
 class StudySpec(Part):
-    """One YAML file, one question."""
+    """One YAML file, one question; `ReferringStudy` and `SemanticStudy` say what the sections of a task hold."""
 
     name: Slug
     """Name of the study; lower case letters, digits, `-` and `_`."""
     question: Text
-    task: Literal["referring", "semantic"]
+    task: str
     data: DataConfig
-    train: TrainConfig = TrainConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
+    train: TrainConfig
+    evaluate: EvaluateConfig
     reference: ReferenceConfig
     base_seed: Annotated[int, Field(ge=0)] = 0
     """Seed that all random streams derive from."""
@@ -268,9 +200,8 @@ class StudySpec(Part):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits that are scored, controls included."""
-        shuffled = "shuffled_sentences" in self.evaluate.controls
-        return (*SPLITS, *(s + CONTROL_SUFFIX for s in SPLITS)) if shuffled else SPLITS
+        """Names of the splits that are scored."""
+        return self.evaluate.splits
 
     def error(self, path: DocPath, text: str) -> SpecError:
         """The error that names the file and line of `path`."""
@@ -289,13 +220,18 @@ class StudySpec(Part):
         for i, name in enumerate(names):
             if name in names[:i]:
                 raise refuse(("report", "tables", i, "name"), f"table names must differ, {name!r} is given twice")
+        if DATASETS.get(self.data.name).info.task != self.task:
+            found = DATASETS.get(self.data.name).info.task
+            raise refuse(
+                ("data", "name"), f"must be a dataset for the task {self.task!r}, {self.data.name!r} is for {found!r}"
+            )
         if "name" not in self.reference.model:
             raise refuse(("reference", "model"), "must name a model, no name is given; add `name: ...`")
         return self
 
     def _names(self) -> Iterator[tuple[DocPath, str, str, tuple[str, ...]]]:
         """Path, kind, name used and valid names, for every name that must exist elsewhere."""
-        metrics = tuple(m.name for m in METRICS.values() if m.task == self.task)
+        metrics = task_metrics(self.task)
         yield ("train", "select"), "metric", self.train.select, metrics
         yield ("report", "primary", "metric"), "metric", self.report.primary.metric, metrics
         yield ("report", "primary", "split"), "split", self.report.primary.split, self.splits
@@ -304,6 +240,32 @@ class StudySpec(Part):
             yield (*path, "of"), "entry of variants", table.of, tuple(self.variants)
             yield from (((*path, "metrics", j), "metric", m, metrics) for j, m in enumerate(table.metrics))
             yield from (((*path, "splits", j), "split", s, self.splits) for j, s in enumerate(table.splits))
+        for section, names, known in (
+            ("figures", self.report.figures, FIGURES[self.task]),
+            ("breakdowns", self.report.breakdowns, BREAKDOWNS[self.task]),
+        ):
+            kind = f"{section[:-1]} of a {self.task} study"
+            yield from ((("report", section, i), kind, name, known) for i, name in enumerate(names))
+
+
+class ReferringStudy(StudySpec):
+    """A study of referring segmentation."""
+
+    task: Literal["referring"]
+    train: ReferringTrainConfig = ReferringTrainConfig()
+    evaluate: ReferringEvaluateConfig = ReferringEvaluateConfig()
+
+
+class SemanticStudy(StudySpec):
+    """A study of semantic segmentation."""
+
+    task: Literal["semantic"]
+    train: SemanticTrainConfig = SemanticTrainConfig()
+    evaluate: SemanticEvaluateConfig = SemanticEvaluateConfig()
+
+
+STUDIES: Mapping[str, type[StudySpec]] = {"referring": ReferringStudy, "semantic": SemanticStudy}
+"""Task -> what its studies may say."""
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> StudySpec:
@@ -335,9 +297,13 @@ def study_of(document: Document, *, folder: Path) -> StudySpec:
     if isinstance(data, dict) and isinstance(data.get("root"), str):
         base = Path() if ("data", "root") in document.outside else folder
         data["root"] = os.path.normpath(base.absolute() / Path(data["root"]).expanduser())
+    task = document.value.get("task", "referring")
+    if not isinstance(task, str) or task not in STUDIES:
+        raise document.error(("task",), f"unknown task {shown(task)}; {nearest(str(task), STUDIES)}")
+    schema = STUDIES[task]
     try:
-        study = StudySpec.model_validate_json(json.dumps(document.value), strict=True)
+        study = schema.model_validate_json(json.dumps(document.value), strict=True)
     except ValidationError as error:
-        raise document.first_error(problems(error, StudySpec, tagged=True)) from None
+        raise document.first_error(problems(error, schema, tagged=True)) from None
     study._document = document
     return study

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from harness.spec_part import Part, Slug
+
+FIGURES: Mapping[str, tuple[str, ...]] = {
+    "referring": ("delta", "precision_curve", "learning_curves", "qualitative", "feature_maps"),
+    "semantic": ("delta", "learning_curves", "robustness"),
+}
+"""Task -> figures that its studies can ask for."""
+
+BREAKDOWNS: Mapping[str, tuple[str, ...]] = {"referring": ("category", "size", "length"), "semantic": ("class",)}
+"""Task -> break-downs that its studies can ask for."""
 
 
 class PrimaryConfig(Part):
@@ -36,6 +46,7 @@ class ReportConfig(Part):
 
     primary: PrimaryConfig
     tables: Annotated[tuple[TableConfig, ...], Field(min_length=1)]
-    figures: tuple[Literal["delta", "precision_curve", "learning_curves", "qualitative", "feature_maps"], ...] = ()
-    breakdowns: tuple[Literal["category", "size", "length"], ...] = ()
-    """Scores by category, by size of the object, by length of the sentence, for every table and split."""
+    figures: tuple[str, ...] = ()
+    """Some of `FIGURES` of the study's task."""
+    breakdowns: tuple[str, ...] = ()
+    """Scores of every table and split by some of `BREAKDOWNS` of the study's task."""

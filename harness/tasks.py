@@ -6,8 +6,8 @@ know none of them. Shapes: `B` images, `K` classes, `H W` pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,12 +20,13 @@ from harness.data.base import ReferringDataset, SyntheticConfig
 from harness.data.coco_mask import encode_rle
 from harness.data.referring import BlackBoxes, ReferringSamples
 from harness.data.synthetic import open_dataset
-from harness.errors import HarnessError
 from harness.losses import segmentation_loss, weighted_cross_entropy
 from harness.metrics import referring_scores
 from harness.records import CONTROL_SUFFIX, Trial
 from harness.seeding import stream_seed
-from harness.spec import EvaluateConfig, TrainConfig
+from harness.semantic_task import SemanticTask
+from harness.spec_protocol import ReferringEvaluateConfig
+from harness.spec_recipe import ReferringTrainConfig, TrainConfig
 from models.base import Inputs, ModelOutput
 from models.text import build_tokenizer
 
@@ -44,15 +45,30 @@ class Samples(Protocol):
         """Draw the augmentation of that epoch, from 0; call before the epoch's loader starts."""
         ...
 
+    def part(self, rank: int, num_workers: int) -> list[int]:
+        """Indices that one of several workers evaluates, in that order; together the workers have each index once."""
+        ...
+
     def describe(self, index: int) -> dict[str, Any]:
         """The sample's `key` and whatever else tables of results say of it."""
         ...
+
+
+Measurer = Callable[[ModelOutput, Mapping[str, Tensor]], list[dict[str, Any]]]
+"""Given the outputs and batches of a worker's part in order, returns the rows that are complete after each batch."""
 
 
 class Task(Protocol):
     """Everything that depends on the kind of segmentation."""
 
     inputs: Inputs
+    splits: tuple[str, ...]
+    """What is scored after training."""
+
+    @property
+    def recipe(self) -> TrainConfig:
+        """How the trial is trained."""
+        ...
 
     def training(self) -> Samples:
         """Training samples."""
@@ -66,12 +82,21 @@ class Task(Protocol):
         """This worker's share of the loss, times the number of workers."""
         ...
 
-    def measure(self, split: str, output: ModelOutput, batch: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """One row per sample, starting with its `index`."""
+    def measurer(self, split: str, folder: Path | None = None) -> Measurer:
+        """Makes one row per sample or tile, starting with its `index`.
+
+        Args:
+            split: Which samples will be measured.
+            folder: Where predictions that do not fit into a row are written; None to write none.
+        """
         ...
 
     def scores(self, table: pd.DataFrame) -> dict[str, float]:
         """Metric -> score of a split's rows."""
+        ...
+
+    def about(self) -> dict[str, Any]:
+        """What is worth keeping of the data with a trial, ready for JSON; may be empty."""
         ...
 
 
@@ -88,8 +113,9 @@ class ReferringTask:
     """
 
     def __init__(self, trial: Trial, root: Path, model_config: Any) -> None:
-        self._train = TrainConfig.model_validate(trial.train)
-        self._evaluate = EvaluateConfig.model_validate(trial.evaluate)
+        self.recipe = ReferringTrainConfig.model_validate(trial.train)
+        self._evaluate = ReferringEvaluateConfig.model_validate(trial.evaluate)
+        self.splits = self._evaluate.splits
         self._trial = trial
         made = trial.data["synthetic"]
         self._data: ReferringDataset = open_dataset(
@@ -113,7 +139,7 @@ class ReferringTask:
 
     def training(self) -> ReferringSamples:
         """Training samples: one sentence per object, black boxes on the drawn share of them."""
-        boxes = self._train.black_boxes
+        boxes = self.recipe.black_boxes
         return self._open(
             "train",
             augment_seed=self._augment_seed,
@@ -138,7 +164,7 @@ class ReferringTask:
 
     def loss(self, output: ModelOutput, batch: Mapping[str, Tensor]) -> Tensor:
         """`ce * cross entropy + dice * Dice`, and `auxiliary * cross entropy` of each auxiliary head."""
-        config, target = self._train.loss, batch["target"]
+        config, target = self.recipe.loss, batch["target"]
         parts = segmentation_loss(
             output.logits,
             target,
@@ -154,8 +180,12 @@ class ReferringTask:
             )
         return loss
 
-    def measure(self, split: str, output: ModelOutput, batch: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    def measurer(self, split: str, folder: Path | None = None) -> Measurer:
         """Pixels of intersection, union and mask per sample, and the prediction; exact ties go to the background."""
+        del folder  # run lengths of a mask fit into its row
+        return partial(self._measure, split)
+
+    def _measure(self, split: str, output: ModelOutput, batch: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         samples, indices = self.evaluation(split), batch["index"].tolist()
         if self._evaluate.protocol == "rrsis480":
             return _rows(samples, indices, output.logits, batch["target"] == 1)
@@ -172,6 +202,10 @@ class ReferringTask:
         return referring_scores(
             counted["intersection"].to_numpy(), counted["union"].to_numpy(), empty=self._evaluate.empty
         )
+
+    def about(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
 
 def _rows(samples: ReferringSamples, indices: Sequence[int], logits: Tensor, truth: Tensor) -> list[dict[str, Any]]:
@@ -192,8 +226,15 @@ def _rows(samples: ReferringSamples, indices: Sequence[int], logits: Tensor, tru
     ]
 
 
-def build_task(trial: Trial, root: Path, model_config: Any) -> Task:
-    """The task that a trial names."""
-    if trial.task != "referring":
-        raise HarnessError(f"task must be 'referring', got {trial.task!r}; other tasks have no trainer yet")
+def build_task(trial: Trial, root: Path, model_config: Any, *, storage: Path) -> Task:
+    """The task that a trial names.
+
+    Args:
+        trial: What to train.
+        root: Folder of the dataset.
+        model_config: The model's validated configuration.
+        storage: Folder of the study's runs, for what is computed once per dataset.
+    """
+    if trial.task == "semantic":
+        return SemanticTask(trial, root, storage=storage)
     return ReferringTask(trial, root, model_config)

@@ -24,7 +24,7 @@ from harness.distributed import broadcast, rank, share_batch_norm, total, world_
 from harness.errors import HarnessError, TrialError
 from harness.evaluate import evaluate, to_device
 from harness.records import Resources
-from harness.spec import TrainConfig
+from harness.spec_recipe import TrainConfig
 from harness.tasks import Task
 from models.base import SegmentationModel
 from models.layers.stochastic import seed_model_noise
@@ -81,11 +81,18 @@ class GlobalBatches(Sampler[list[int]]):
 
 
 def learning_rate_factor(step: int, num_steps: int, config: TrainConfig) -> float:
-    """Factor on `lr` before step `step` (from 0): constant, or `(1 - step / num_steps) ** power` down to `end_lr`."""
+    """Factor on `lr` before step `step` (from 0).
+
+    It rises linearly over the warm-up; then it is constant, or `(1 - step / num_steps) ** power` down to `end_lr`,
+    where both count from the end of the warm-up.
+    """
+    warmup = config.warmup_steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
     if config.schedule == "constant":
         return 1.0
     floor = config.end_lr / config.lr
-    return float(floor + (1 - floor) * (1 - step / num_steps) ** config.power)
+    return float(floor + (1 - floor) * (1 - (step - warmup) / (num_steps - warmup)) ** config.power)
 
 
 def build_optimizer(model: SegmentationModel, config: TrainConfig) -> torch.optim.Optimizer:
@@ -139,6 +146,11 @@ class Trainer:
         self._samples: Any = task.training()
         self._batches = GlobalBatches(len(self._samples), config.global_batch, seeds.order)
         self._num_steps = len(self._batches) * config.epochs
+        if config.warmup_steps >= self._num_steps:
+            raise HarnessError(
+                f"train.warmup_steps must be below the {self._num_steps} steps of the training, got "
+                f"{config.warmup_steps}; lower it or train longer"
+            )
 
     def fit(self, resources: Resources) -> Progress:
         """Train to the last epoch, from the last checkpoint if there is one.
@@ -161,8 +173,8 @@ class Trainer:
             )
             table = evaluate(
                 self._model,
-                self._task,
-                "val",
+                self._task.evaluation("val"),
+                self._task.measurer("val"),
                 device=self._context.device,
                 resources=resources,
                 precision=self._config.precision,
@@ -216,6 +228,8 @@ class Trainer:
         loss = self._task.loss(output, batch)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+        if self._config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip_norm)
         self._optimizer.step()
         return loss.detach()
 

@@ -18,7 +18,6 @@ from harness.evaluate import evaluate, to_device
 from harness.feature_maps import write_feature_maps
 from harness.records import CONTROL_SUFFIX, Score, Trial, TrialResult, TrialState
 from harness.seeding import set_determinism, stream_seed
-from harness.spec import EvaluateConfig, TrainConfig
 from harness.tasks import MASK, Task, build_task
 from harness.train import Seeds, Trainer, TrialContext
 from models.base import MODELS, SegmentationModel, resolve_config
@@ -37,29 +36,30 @@ def run_trial(trial: Trial, context: TrialContext) -> TrialResult:
     Returns:
         The same COMPLETE result on every worker.
     """
-    config = TrainConfig.model_validate(trial.train)
-    protocol = EvaluateConfig.model_validate(trial.evaluate)
     streams = {
         s: stream_seed(s, base_seed=trial.base_seed, dataset=trial.data["name"], replicate=trial.replicate)
         for s in ("init", "order", "model_noise")
     }
-    set_determinism(config.deterministic)
     model_class = MODELS.get(trial.model["name"])
     model_config = resolve_config(model_class, trial.model)
-    task = build_task(trial, data_root(trial, context.storage), model_config)
+    task = build_task(trial, data_root(trial, context.storage), model_config, storage=context.storage)
+    config = task.recipe
+    set_determinism(config.deterministic)
     torch.manual_seed(streams["init"])
     model = model_class(model_config, task.inputs).to(context.device)
     trainer = Trainer(model, task, config, seeds=Seeds(streams["order"], streams["model_noise"]), context=context)
     progress = trainer.fit(trial.resources)
     best = load_best(context.folder, progress.best_epoch) if rank() == 0 else {}
     model.load_state_dict(broadcast(best))
-    splits = ["val", "test"]
-    if "shuffled_sentences" in protocol.controls:
-        splits += [split + CONTROL_SUFFIX for split in splits]
     scores: list[Score] = []
-    for split in splits:
+    for split in task.splits:
         table = evaluate(
-            model, task, split, device=context.device, resources=trial.resources, precision=config.precision
+            model,
+            task.evaluation(split),
+            task.measurer(split, context.folder),
+            device=context.device,
+            resources=trial.resources,
+            precision=config.precision,
         )
         _keep_samples(table, context.folder, split)
         scores += [Score(split, name, value) for name, value in task.scores(table).items()]
@@ -67,6 +67,8 @@ def run_trial(trial: Trial, context: TrialContext) -> TrialResult:
         write_feature_maps(context.folder, model, task, device=context.device)
         environment = json.dumps(describe_environment(), indent=1)
         (context.folder / "environment.json").write_text(environment, encoding="utf-8")
+        if about := task.about():
+            (context.folder / "data.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     cost = {**_cost(model, task, context), "train_s": progress.seconds}
     checkpoint = str(best_path(context.folder, progress.best_epoch))
     return TrialResult(
@@ -83,7 +85,7 @@ def _keep_samples(table: pd.DataFrame, folder: Path, split: str) -> None:
     """Write what was measured of each sample and, of the splits themselves, which pixels were predicted."""
     if rank() != 0:
         return
-    table.drop(columns=MASK).to_parquet(folder / f"samples_{split}.parquet", index=False)
-    if not split.endswith(CONTROL_SUFFIX):
+    table.drop(columns=MASK, errors="ignore").to_parquet(folder / f"samples_{split}.parquet", index=False)
+    if MASK in table and not split.endswith(CONTROL_SUFFIX):
         masks = table[["index", "key", "height", "width", MASK]]
         masks.to_parquet(folder / f"predictions_{split}.parquet", index=False)

@@ -61,6 +61,8 @@ class ModelOutput(NamedTuple):
     """`(B, K, H, W)` at the input's size; in training mode a model may return a smaller map, which losses accept."""
     auxiliary: tuple[Tensor, ...] = ()
     """Logits `(B, K, H, W)` of auxiliary heads, in training mode only."""
+    penalty: Tensor | None = None
+    """A further term of the training loss that the model computes itself, weighted: a scalar, in training mode only."""
 
 
 class ParameterGroup(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.records import Trial
-from harness.spec import TrainConfig
+from harness.spec_recipe import ReferringTrainConfig
 from harness.train import build_optimizer
 from models.base import MODELS, ModelOutput, resolve_config
 from tests.tiny import Context, build, fit, tiny_trial
@@ -67,10 +67,10 @@ def test_head_of_weight_zero_has_a_gradient_of_zero_for_ddp_to_wait_for(tmp_path
 def test_adam_adds_the_decay_to_the_gradient_of_weights_only(tmp_path: Path) -> None:
     trial = cnn_trial(tmp_path, "cmpc")
     model, _ = build(trial, tmp_path)
-    optimizer = build_optimizer(model, TrainConfig.model_validate(trial.train))
+    optimizer = build_optimizer(model, ReferringTrainConfig.model_validate(trial.train))
     assert type(optimizer) is torch.optim.Adam
     assert [group["weight_decay"] for group in optimizer.param_groups] == [5e-4, 0.0]
-    usual = TrainConfig.model_validate({**trial.train, "optimizer": "adamw"})
+    usual = ReferringTrainConfig.model_validate({**trial.train, "optimizer": "adamw"})
     assert type(build_optimizer(model, usual)) is torch.optim.AdamW
 
 

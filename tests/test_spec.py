@@ -14,8 +14,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import SpecError
-from harness.spec import StudySpec, TrainConfig, load_study
+from harness.spec import StudySpec, load_study
 from harness.spec_errors import problems
+from harness.spec_recipe import ReferringTrainConfig
 from harness.yaml_lines import DocPath, Document, Problem, parse_document
 from tests.conftest import ROOT
 from tests.toy_study import STUDY, toy_study, with_variants, write_study
@@ -42,7 +43,7 @@ def test_numbers_that_yaml_1_1_reads_as_text_are_numbers(tmp_path: Path) -> None
 
 def test_resolved_recipe_loads_again(tmp_path: Path) -> None:
     train = toy_study(tmp_path).train
-    assert TrainConfig.model_validate(train.model_dump(mode="json")) == train
+    assert ReferringTrainConfig.model_validate(train.model_dump(mode="json")) == train
 
 
 def test_spec_loads_without_torch() -> None:

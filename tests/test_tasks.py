@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from harness.data.coco_mask import decode_rle
 from harness.data.synthetic import data_root
-from harness.errors import HarnessError
 from harness.metrics import referring_scores
 from harness.records import Trial
 from harness.tasks import MASK, Task, build_task
@@ -25,13 +23,13 @@ from tests.tiny import tiny_plan, tiny_trial
 def task_of(trial: Trial, folder: Path, **evaluate: Any) -> Task:
     trial = replace(trial, evaluate={**trial.evaluate, **evaluate})
     config = resolve_config(MODELS.get(trial.model["name"]), trial.model)
-    return build_task(trial, data_root(trial, folder), config)
+    return build_task(trial, data_root(trial, folder), config, storage=folder)
 
 
 def measured(task: Task, logits: Tensor) -> pd.DataFrame:
     samples = task.evaluation("val")
     batch = default_collate([samples[i] for i in range(len(logits))])
-    return pd.DataFrame(task.measure("val", ModelOutput(logits), batch))
+    return pd.DataFrame(task.measurer("val")(ModelOutput(logits), batch))
 
 
 def large_scenes(folder: Path) -> Trial:
@@ -77,8 +75,3 @@ def test_empty_masks_follow_the_protocol(tmp_path: Path) -> None:
     for (empty, drop), scores in expected.items():
         assert task_of(trial, tmp_path, empty=empty, drop_empty_refs=drop).scores(table) == scores
     assert len({scores["miou"] for scores in expected.values()}) == 4
-
-
-def test_a_task_without_trainer(tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match="task must be 'referring', got 'semantic'"):
-        build_task(replace(tiny_trial(tmp_path), task="semantic"), tmp_path, None)

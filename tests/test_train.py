@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ import harness.train
 from harness.errors import HarnessError, TrialError
 from harness.evaluate import evaluate
 from harness.records import Resources
-from harness.spec import TrainConfig
+from harness.spec_recipe import ReferringTrainConfig
+from harness.tasks import Task
 from harness.train import GlobalBatches, build_optimizer, learning_rate_factor
 from models.base import SegmentationModel
 from tests.conftest import Golden
@@ -44,7 +46,7 @@ def trained(folder: str, workers: int) -> dict[str, Any]:
     with double_precision():
         model, progress = fit(trial, context)
         task = build(trial, context.storage)[1]
-        table = evaluate(model, task, "test", device=context.device, resources=Resources(eval_batch=3))
+        table = measured(model, task, "test", resources=Resources(eval_batch=3))
     last = replace(progress, seconds=0.0)
     return {"weights": dict(model.state_dict()), "progress": last, "scores": context.reports, "table": table}
 
@@ -142,12 +144,12 @@ def test_one_batch_overfits(tmp_path: Path) -> None:
 
 
 def test_learning_rate() -> None:
-    poly = TrainConfig(lr=0.1, end_lr=0.01, power=2.0)
+    poly = ReferringTrainConfig(lr=0.1, end_lr=0.01, power=2.0)
     assert [0.1 * learning_rate_factor(s, 4, poly) for s in range(5)] == pytest.approx(
         [0.1, 0.01 + 0.09 * 0.5625, 0.01 + 0.09 * 0.25, 0.01 + 0.09 * 0.0625, 0.01]
     )
-    assert learning_rate_factor(3, 4, TrainConfig()) == pytest.approx(0.25**0.9)
-    assert [learning_rate_factor(s, 4, TrainConfig(schedule="constant")) for s in (0, 3)] == [1.0, 1.0]
+    assert learning_rate_factor(3, 4, ReferringTrainConfig()) == pytest.approx(0.25**0.9)
+    assert [learning_rate_factor(s, 4, ReferringTrainConfig(schedule="constant")) for s in (0, 3)] == [1.0, 1.0]
 
 
 def test_every_step_sets_the_scheduled_rate(tmp_path: Path) -> None:
@@ -161,7 +163,7 @@ def test_every_step_sets_the_scheduled_rate(tmp_path: Path) -> None:
 
 def test_optimizer_updates_every_parameter_once(tmp_path: Path) -> None:
     model, _ = build(tiny_trial(tmp_path), tmp_path)
-    groups = build_optimizer(model, TrainConfig(weight_decay=0.05)).param_groups
+    groups = build_optimizer(model, ReferringTrainConfig(weight_decay=0.05)).param_groups
     ids = [id(p) for group in groups for p in group["params"]]
     assert len(ids) == len(set(ids)) == len(list(model.parameters()))
     assert {group["weight_decay"] for group in groups} == {0.0, 0.05}
@@ -223,14 +225,20 @@ def test_variants_of_a_replicate_see_the_same_samples(tmp_path: Path) -> None:
     assert len(set(orders.values())) == 2
 
 
+def measured(model: SegmentationModel, task: Task, split: str, *, resources: Resources) -> pd.DataFrame:
+    """The rows of a split."""
+    samples, measurer = task.evaluation(split), task.measurer(split)
+    return evaluate(model, samples, measurer, device=torch.device("cpu"), resources=resources)
+
+
 def test_evaluation_does_not_depend_on_the_batch(tmp_path: Path, whole: dict[str, Any]) -> None:
     trial = tiny_trial(tmp_path)
     with double_precision():
         model, task = build(trial, tmp_path)
         model.load_state_dict(whole["weights"])
-        cpu, sizes = torch.device("cpu"), [Resources(eval_batch=n) for n in (1, 2, 5)]
-        tables = [evaluate(model, task, "val", device=cpu, resources=size) for size in sizes]
-        shuffled = evaluate(model, task, "val_shuffled", device=cpu, resources=sizes[-1])
+        sizes = [Resources(eval_batch=n) for n in (1, 2, 5)]
+        tables = [measured(model, task, "val", resources=size) for size in sizes]
+        shuffled = measured(model, task, "val_shuffled", resources=sizes[-1])
     assert tables[0].equals(tables[1])
     assert tables[0].equals(tables[2])
     assert model.training, "the mode in which it was is restored"

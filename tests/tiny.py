@@ -16,7 +16,7 @@ from harness.data.synthetic import data_root
 from harness.plan import expand, fingerprint_of
 from harness.records import Plan, Resources, Trial
 from harness.seeding import stream_seed
-from harness.spec import TrainConfig, load_study
+from harness.spec import load_study
 from harness.tasks import Task, build_task
 from harness.train import Seeds, Trainer
 from models.base import MODELS, SegmentationModel, resolve_config
@@ -108,7 +108,7 @@ def build(trial: Trial, storage: Path) -> tuple[SegmentationModel, Task]:
     """The trial's model with its initial weights, and its task."""
     model_class = MODELS.get(trial.model["name"])
     config = resolve_config(model_class, trial.model)
-    task = build_task(trial, data_root(trial, storage), config)
+    task = build_task(trial, data_root(trial, storage), config, storage=storage)
     torch.manual_seed(seed(trial, "init"))
     model = model_class(config, task.inputs)
     model.register_forward_pre_hook(_in_default_dtype)
@@ -144,7 +144,7 @@ def seed(trial: Trial, stream: str) -> int:
 
 def trainer_of(trial: Trial, context: Context, model: SegmentationModel, task: Task) -> Trainer:
     """What trains a model by the trial's recipe."""
-    config = TrainConfig.model_validate(trial.train)
+    config = task.recipe
     seeds = Seeds(seed(trial, "order"), seed(trial, "model_noise"))
     return Trainer(model, task, config, seeds=seeds, context=context)
 

@@ -26,7 +26,7 @@ from harness.data.layout import require_layout
 from harness.data.matlab import unpack_matlab, write_matlab
 from harness.data.raster import raster_info, read_values, write_raster
 from harness.data.raster_dataset import Layout, RasterDataset, Scene, Source
-from harness.data.semantic import IGNORED, ClassInfo, ModalityInfo, SemanticTile, Window
+from harness.data.semantic import IGNORED, ClassInfo, Division, ModalityInfo, SemanticTile, Window
 from harness.errors import DataError
 
 CLASSES = tuple(
@@ -77,10 +77,15 @@ class C2Seg(RasterDataset):
     )
     Options: ClassVar[type[Any]] = C2SegOptions
 
+    @staticmethod
+    def division(options: Any) -> Division:
+        """Which division into splits those options ask for."""
+        source, target = _CITIES[options.cities]
+        return Division(f"{source} to {target}, validation {options.validation}")
+
     def _find(self, root: Path) -> Layout:
         options: C2SegOptions = self.options
-        source, target = _CITIES[options.cities]
-        self.split_name = f"{source} to {target}, validation {options.validation}"
+        source = _CITIES[options.cities][0]
         self.uniform = options.cities == "BW"
         scenes = _patches(root, options) if self.uniform else _whole_cities(root)
         if not scenes:

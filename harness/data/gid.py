@@ -24,7 +24,7 @@ from harness.data.landscape import as_bytes, draw_classes, levels_of, num_levels
 from harness.data.layout import require_layout
 from harness.data.raster import write_raster
 from harness.data.raster_dataset import Layout, RasterDataset, Scene, Source
-from harness.data.semantic import IGNORED, ClassInfo, ModalityInfo
+from harness.data.semantic import IGNORED, ClassInfo, Division, ModalityInfo
 from harness.errors import DataError
 
 CLASSES_5 = (
@@ -86,9 +86,13 @@ class Gid(RasterDataset):
     )
     Options: ClassVar[type[Any]] = GidOptions
 
+    @staticmethod
+    def division(options: Any) -> Division:
+        """Which division into splits those options ask for."""
+        return Division(f"seeded 60:20:20 of scenes, seed {options.seed}")
+
     def _find(self, root: Path) -> Layout:
         options: GidOptions = self.options
-        self.split_name = f"seeded 60:20:20 of scenes, seed {options.seed}"
         folder, labels, suffix, classes = _SETS[options.num_classes]
         base = root if (root / labels).is_dir() else root / folder
         require_layout(base, f"GID with {options.num_classes} classes", files=(), folders=(_IMAGES, labels))

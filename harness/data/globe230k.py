@@ -35,7 +35,7 @@ from harness.data.landscape import (
 from harness.data.layout import require_layout
 from harness.data.raster import write_raster
 from harness.data.raster_dataset import Layout, RasterDataset, Scene, Source
-from harness.data.semantic import IGNORED, ClassInfo, ModalityInfo, SemanticTile, Window
+from harness.data.semantic import IGNORED, ClassInfo, Division, ModalityInfo, SemanticTile, Window
 from harness.errors import DataError
 
 CLASSES = (
@@ -90,9 +90,14 @@ class Globe230k(RasterDataset):
     Options: ClassVar[type[Any]] = Globe230kOptions
     uniform: bool = True
 
+    @staticmethod
+    def division(options: Any) -> Division:
+        """Which division into splits those options ask for."""
+        del options
+        return Division("published lists")
+
     def _find(self, root: Path) -> Layout:
         options: Globe230kOptions = self.options
-        self.split_name = "published lists"
         folders = (*(_FILES[name][0] for name in options.modalities), _LABELS)
         require_layout(root, self.info.title, files=tuple(_LISTS.values()), folders=folders)
         scenes = [

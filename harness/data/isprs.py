@@ -21,7 +21,7 @@ from harness.data.label_coding import colour_codes
 from harness.data.landscape import SceneJob, draw_classes, heights, levels_of, num_levels, optical, scene_jobs
 from harness.data.raster import write_raster
 from harness.data.raster_dataset import Layout, RasterDataset, Scene, Source
-from harness.data.semantic import IGNORED, ClassInfo, ModalityInfo, SemanticTile, Window, row_windows
+from harness.data.semantic import IGNORED, ClassInfo, Division, ModalityInfo, SemanticTile, Window, row_windows
 from harness.errors import DataError
 
 CLASSES = (
@@ -93,9 +93,13 @@ class IsprsDataset(RasterDataset):
         """The label of an area."""
         raise NotImplementedError
 
+    @staticmethod
+    def division(options: Any) -> Division:
+        """Which division into splits those options ask for."""
+        return Division(f"{options.split}, validation {options.validation}, {options.evaluation_labels} labels")
+
     def _find(self, root: Path) -> Layout:
         options: IsprsOptions = self.options
-        self.split_name = f"{options.split}, validation {options.validation}, {options.evaluation_labels} labels"
         areas = self.customs[options.split].areas(options.validation)
         scenes = []
         for split, names in areas.items():

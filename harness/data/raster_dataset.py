@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from harness.data.base import SPLITS, DataReport, DatasetInfo, digest
 from harness.data.label_coding import Decoded, LabelCoding
 from harness.data.raster import RasterInfo, raster_info, read_bands, read_values
-from harness.data.semantic import IGNORED, ClassInfo, ModalityInfo, SemanticTile, Window
+from harness.data.semantic import IGNORED, ClassInfo, Division, ModalityInfo, SemanticTile, Window
 from harness.errors import DataError, nearest
 
 _SAMPLED_BYTES = 1 << 16
@@ -80,8 +80,6 @@ class RasterDataset:
     """Most pixels by which the rasters of a tile may differ in height or width; all are cut to the smallest."""
     uniform: bool = False
     """Whether all tiles have the size of the first one, so that their headers need not be read."""
-    leaky: bool = False
-    split_name: str = "official"
 
     def __init__(self, root: Path, options: Any = None) -> None:
         self._root = Path(root)
@@ -102,6 +100,22 @@ class RasterDataset:
     def _divide(self, tiles: Sequence[SemanticTile]) -> Sequence[SemanticTile]:
         """The tiles of the splits; a subclass may cut or move them."""
         return tiles
+
+    @staticmethod
+    def division(options: Any) -> Division:
+        """Which division into splits those options ask for."""
+        del options
+        return Division("official")
+
+    @property
+    def split_name(self) -> str:
+        """Which division into splits is used, shown beside every number."""
+        return self.division(self.options).name
+
+    @property
+    def leaky(self) -> bool:
+        """Whether neighbouring pixels of one scene may be in different splits."""
+        return self.division(self.options).leaky
 
     @property
     def modalities(self) -> Sequence[ModalityInfo]:

@@ -110,6 +110,10 @@ class ReferringSamples(Dataset[dict[str, Tensor]]):
         """Choose the epoch, from 0, whose sentences and boxes are drawn; call before the epoch's loader starts."""
         self._epoch = epoch
 
+    def part(self, rank: int, num_workers: int) -> list[int]:
+        """Every n-th sample, from the worker's own number on."""
+        return list(range(rank, len(self), num_workers))
+
     def sentence(self, index: int) -> str:
         """The sentence that sample `index` shows in this epoch."""
         record_index, number = self._places[index]

@@ -28,6 +28,15 @@ class Window(NamedTuple):
     width: int
 
 
+class Division(NamedTuple):
+    """How tiles or their pixels are divided into splits."""
+
+    name: str
+    """Shown beside every number."""
+    leaky: bool = False
+    """Whether neighbouring pixels of one scene may be in different splits: flagged in every table."""
+
+
 class Bounds(NamedTuple):
     """Extent of a tile in units of its coordinate reference system."""
 
@@ -101,10 +110,21 @@ class SemanticDataset(Dataset, Protocol):
     """Frozen dataclass of what can be chosen; all fields have defaults."""
     ignored: ClassVar[int]
     """Always 255."""
-    leaky: bool
-    """Whether neighbouring pixels of one scene may be in different splits: flagged in every table."""
-    split_name: str
-    """Which division into splits is used, shown beside every number."""
+
+    @property
+    def split_name(self) -> str:
+        """Which division into splits is used, shown beside every number."""
+        ...
+
+    @property
+    def leaky(self) -> bool:
+        """Whether neighbouring pixels of one scene may be in different splits: flagged in every table."""
+        ...
+
+    @staticmethod
+    def division(options: Any) -> Division:
+        """Which division into splits those options ask for; known without any file."""
+        ...
 
     @property
     def classes(self) -> Sequence[ClassInfo]:

@@ -21,7 +21,7 @@ from harness.data.landscape import backscatter, decibels, draw_classes, moved, o
 from harness.data.layout import require_layout
 from harness.data.raster import Georeference, write_raster
 from harness.data.raster_dataset import Layout, RasterDataset, Scene, Source
-from harness.data.semantic import IGNORED, ClassInfo, ModalityInfo, SemanticTile, Window
+from harness.data.semantic import IGNORED, ClassInfo, Division, ModalityInfo, SemanticTile, Window
 from harness.errors import DataError
 
 S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
@@ -78,10 +78,15 @@ class Sen1Floods11(RasterDataset):
     )
     Options: ClassVar[type[Any]] = Sen1Floods11Options
 
+    @staticmethod
+    def division(options: Any) -> Division:
+        """Which division into splits those options ask for."""
+        if options.split == "official":
+            return Division("published lists")
+        return Division(f"left {options.left_share:.4g} of every chip, its right part for the test", leaky=True)
+
     def _find(self, root: Path) -> Layout:
         options: Sen1Floods11Options = self.options
-        self.split_name = "published lists" if options.split == "official" else f"left {options.left_share:.4g} | right"
-        self.leaky = options.split == "left_right"
         require_layout(root, self.info.title, files=(), folders=(*_FOLDERS.values(), _LABELS))
         numbers = tuple(S2_BANDS.index(band) + 1 for band in options.optical_bands)
         wavelengths = tuple(WAVELENGTHS_UM[number - 1] for number in numbers)

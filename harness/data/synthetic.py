@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.data.base import DATASETS, ReferringDataset, SyntheticConfig, digest
+from pydantic import TypeAdapter
+
+from harness.data.base import DATASETS, SyntheticConfig, digest
 from harness.errors import DataError
 from harness.records import Trial
 
@@ -70,26 +72,28 @@ def ensure_synthetic(name: str, root: Path, config: SyntheticConfig) -> Path:
     return root
 
 
-def open_dataset(name: str, *, root: Path, synthetic: SyntheticConfig | None) -> ReferringDataset:
-    """Open a referring dataset by name, generating it first where asked.
+def open_dataset(name: str, *, root: Path, synthetic: SyntheticConfig | None, options: Any = None) -> Any:
+    """Open a dataset by name, generating it first where asked.
 
     Args:
         name: Name of the dataset, for example `rrsis_d`.
         root: Its folder.
         synthetic: What to generate at `root` if it is not there yet; None for a dataset that must be there.
+        options: Values of the dataset's `Options`, for a dataset that has them.
+
+    Returns:
+        A `ReferringDataset` or a `SemanticDataset`, as the dataset's task is.
 
     Raises:
         UnknownNameError: No dataset of that name.
-        DataError: A dataset of another task, or a folder that is not in its layout or not what `synthetic` asks for.
+        DataError: A folder that is not in its layout or not what `synthetic` asks for.
     """
-    dataset = DATASETS.get(name)
-    if dataset.info.task != "referring":
-        raise DataError(f"{name!r} must be a dataset for the task 'referring', it is one for {dataset.info.task!r}")
+    dataset: Any = DATASETS.get(name)
     if synthetic is not None:
         ensure_synthetic(name, root, synthetic)
-    found = dataset(root)
-    assert isinstance(found, ReferringDataset)
-    return found
+    if not hasattr(dataset, "Options"):
+        return dataset(root)
+    return dataset(root, options=TypeAdapter(dataset.Options).validate_python(options or {}))
 
 
 def data_root(trial: Trial, storage: Path) -> Path:

@@ -30,7 +30,7 @@ from harness.data.landscape import optical as optical_bands
 from harness.data.layout import require_layout
 from harness.data.raster import write_raster
 from harness.data.raster_dataset import Layout, RasterDataset, Scene, Source
-from harness.data.semantic import IGNORED, ClassInfo, ModalityInfo, SemanticTile, row_windows
+from harness.data.semantic import IGNORED, ClassInfo, Division, ModalityInfo, SemanticTile, row_windows
 from harness.errors import DataError
 
 CLASSES = tuple(
@@ -110,10 +110,13 @@ class WhuOptSar(RasterDataset):
     Options: ClassVar[type[Any]] = WhuOptSarOptions
     slack: ClassVar[int] = 1
 
+    @staticmethod
+    def division(options: Any) -> Division:
+        """Which division into splits those options ask for."""
+        return Division(options.split, leaky=options.split == "random_patch_leaky")
+
     def _find(self, root: Path) -> Layout:
         options: WhuOptSarOptions = self.options
-        self.split_name = options.split
-        self.leaky = options.split == "random_patch_leaky"
         folder = "image" if (root / "image").is_dir() and not (root / "optical").is_dir() else "optical"
         require_layout(root, self.info.title, files=(), folders=(folder, "sar", "lbl"))
         names = {path.stem for part in (folder, "sar", "lbl") for path in (root / part).glob("*.tif")}
