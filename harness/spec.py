@@ -16,7 +16,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 
 from harness.data.base import DATASETS, SyntheticConfig
 from harness.errors import SpecError, nearest
-from harness.metrics import METRICS
+from harness.metrics import task_metrics
 from harness.overrides import apply_override
 from harness.records import CONTROL_SUFFIX, Resources
 from harness.spec_errors import problems, refuse
@@ -295,7 +295,7 @@ class StudySpec(Part):
 
     def _names(self) -> Iterator[tuple[DocPath, str, str, tuple[str, ...]]]:
         """Path, kind, name used and valid names, for every name that must exist elsewhere."""
-        metrics = tuple(m.name for m in METRICS.values() if m.task == self.task)
+        metrics = task_metrics(self.task)
         yield ("train", "select"), "metric", self.train.select, metrics
         yield ("report", "primary", "metric"), "metric", self.report.primary.metric, metrics
         yield ("report", "primary", "split"), "split", self.report.primary.split, self.splits
