@@ -9,8 +9,8 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 # Branch coverage is complete in these modules: they decide which numbers reach a paper.
 PURE := harness.records harness.spec harness.spec_part harness.spec_recipe harness.spec_protocol \
-        harness.spec_report harness.plan harness.seeding \
-        harness.registry harness.metrics harness.results reports.latex
+        harness.spec_report harness.plan harness.seeding harness.registry harness.metrics harness.confusion \
+        harness.results reports.latex
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check coverage clean

@@ -1,15 +1,16 @@
-"""Scores of segmentation models, computed from integer counts: name, direction, range and formula, declared once.
+"""Metrics of segmentation: name, tasks and how each is shown, declared once; the formulas of referring segmentation.
 
 Referring metrics follow the evaluation script shared by LAVT, RMSIN and MAFN: per sample the intersection I and union U
 of prediction and mask in pixels, IoU = I / U and 0 where U is 0; mIoU is the mean of the IoU over samples, oIoU the sum
-of I over the sum of U, P@X the share of samples with IoU >= X.
+of I over the sum of U, P@X the share of samples with IoU >= X. The formulas of semantic segmentation, where mIoU is a
+mean over classes, are in `harness.confusion`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -23,16 +24,16 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric and how it is shown."""
+    """A metric and how it is shown; scores are stored as fractions."""
 
     name: str
     """Name in studies and stored scores."""
     label: str
     """Column head, plain text."""
-    task: str
-    """`referring` or `semantic`."""
-    compute: Callable[[NDArray[np.float64], Counts, Counts], float]
-    """`(iou, intersection, union)`, each `(N,)` with N >= 1 -> fraction in 0..1."""
+    tasks: tuple[str, ...]
+    """Tasks that it is a score of: `referring`, `semantic`."""
+    threshold: float | None = None
+    """The X of P@X, a fraction; None for other metrics."""
     higher_is_better: bool = True
     scale: float = 100.0
     """Factor from the stored fraction to the shown figure."""
@@ -40,37 +41,51 @@ class Metric:
     unit: str = "%"
 
 
-def _mean_iou(iou: NDArray[np.float64], _intersection: Counts, _union: Counts) -> float:
-    return float(iou.mean())
-
-
-def _overall_iou(_iou: NDArray[np.float64], intersection: Counts, union: Counts) -> float:
-    total = int(union.sum())
-    return int(intersection.sum()) / total if total else 0.0
-
-
-def _precision(iou: NDArray[np.float64], _intersection: Counts, _union: Counts, *, threshold: float) -> float:
-    return float((iou >= threshold).mean())
-
-
 METRICS: Mapping[str, Metric] = {
     m.name: m
     for m in (
-        *(
-            Metric(f"p{x}", f"P@0.{x // 10}", "referring", partial(_precision, threshold=x / 100))
-            for x in (50, 60, 70, 80, 90)
-        ),
-        Metric("oiou", "oIoU", "referring", _overall_iou),
-        Metric("miou", "mIoU", "referring", _mean_iou),
+        *(Metric(f"p{x}", f"P@0.{x // 10}", ("referring",), threshold=x / 100) for x in (50, 60, 70, 80, 90)),
+        Metric("oiou", "oIoU", ("referring",)),
+        Metric("miou", "mIoU", ("referring", "semantic")),
+        Metric("mpa", "mPA", ("semantic",)),
+        Metric("oa", "OA", ("semantic",)),
+        Metric("fwiou", "FWIoU", ("semantic",)),
+        Metric("mf1", "mF1", ("semantic",)),
+        Metric("kappa", "\N{GREEK SMALL LETTER KAPPA}", ("semantic",)),
     )
 }
+"""Metrics of a whole split; those of one class are not listed, `metric` knows them by the form of their names."""
+
+CLASS_MEASURES: Mapping[str, str] = {"iou": "IoU", "recall": "Recall", "f1": "F1"}
+"""Measures of one class, the first part of names such as `iou.low_vegetation`, and their labels."""
+
+_CLASS_SCORE = re.compile(rf"({'|'.join(CLASS_MEASURES)})\.([a-z0-9]+(?:_[a-z0-9]+)*)")
 
 
 def metric(name: str) -> Metric:
-    """Return the metric of that name; `UnknownNameError` with the nearest names otherwise."""
+    """The metric of that name, also of one class: `iou.water` is shown as `IoU water`.
+
+    Raises:
+        UnknownNameError: There is none; the message has the nearest names.
+    """
+    if found := _CLASS_SCORE.fullmatch(name):
+        return Metric(name, f"{CLASS_MEASURES[found[1]]} {found[2].replace('_', ' ')}", ("semantic",))
     if name not in METRICS:
         raise UnknownNameError(f"unknown metric {name!r}; {nearest(name, METRICS)}")
     return METRICS[name]
+
+
+def task_metrics(task: str) -> tuple[str, ...]:
+    """Names of the metrics of a task in the order of `METRICS`.
+
+    Raises:
+        UnknownNameError: No metric is of that task.
+    """
+    names = tuple(m.name for m in METRICS.values() if task in m.tasks)
+    if not names:
+        tasks = [known for m in METRICS.values() for known in m.tasks]
+        raise UnknownNameError(f"unknown task {task!r}; {nearest(task, tasks)}")
+    return names
 
 
 def sample_iou(intersection: Counts, union: Counts, *, empty: EmptyPolicy = "zero") -> NDArray[np.float64]:
@@ -112,4 +127,6 @@ def referring_scores(
     iou = sample_iou(i, u, empty=empty)
     if iou.size == 0:
         raise ValueError(f"at least one sample must be scored, got {i.size} of which {iou.size} count")
-    return {m.name: m.compute(iou, i, u) for m in METRICS.values() if m.task == "referring"}
+    precisions = {m.name: float((iou >= m.threshold).mean()) for m in METRICS.values() if m.threshold is not None}
+    total = int(u.sum())
+    return {**precisions, "oiou": int(i.sum()) / total if total else 0.0, "miou": float(iou.mean())}

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from harness.metrics import Metric, metric
+from harness.metrics import metric
 from harness.records import CONTROL_SUFFIX, Plan, Table
 
 DAGGERS = ("†", "‡", "§", "¶")
 """Marks of doubtful figures, in the order of use; doubled when all are taken."""
+
+MEANINGS = {
+    "referring": {
+        "oiou": "oIoU the summed intersection over the summed union",
+        "miou": "mIoU the mean IoU over samples",
+    },
+    "semantic": {
+        "miou": "mIoU the mean IoU over classes",
+        "mpa": "mPA the mean over classes of the share of a class's pixels that is found",
+        "oa": "OA the share of pixels that is right",
+        "fwiou": "FWIoU the IoU weighted by the pixels of a class",
+        "mf1": "mF1 the mean F1 over classes",
+        "kappa": "κ the agreement beyond chance",
+    },
+}
+"""Task -> metric -> what it is, in the order of captions; P@X and scores of one class are explained by their names."""
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -54,7 +70,7 @@ def write_caption(plan: Plan, table: Table, *, delta: str | None, quotes: bool) 
         quotes: Whether published figures are shown.
     """
     replicates = max((len(row.trial_ids) for row in table.rows), default=0)
-    parts = [_opening(plan, table), _aggregation(replicates), *_meanings([metric(m) for m in table.metrics])]
+    parts = [_opening(plan, table), _aggregation(replicates), *_meanings(plan, table)]
     if delta:
         parts.append(delta)
     if quotes:
@@ -81,12 +97,12 @@ def _aggregation(replicates: int) -> str:
     )
 
 
-def _meanings(metrics: Sequence[Metric]) -> list[str]:
-    shares = any(m.name[0] == "p" and m.name[1:].isdigit() for m in metrics)
-    names = {m.name for m in metrics}
+def _meanings(plan: Plan, table: Table) -> list[str]:
+    metrics = [metric(m) for m in table.metrics]
+    shares = any(m.threshold is not None for m in metrics)
+    task = plan.trials[0].task if plan.trials else "referring"
     meanings = ["P@X is the share of samples with IoU of at least X"] if shares else []
-    meanings += ["oIoU the summed intersection over the summed union"] if "oiou" in names else []
-    meanings += ["mIoU the mean IoU over samples"] if "miou" in names else []
+    meanings += [text for name, text in MEANINGS[task].items() if name in table.metrics]
     if not meanings:
         return []
     if not shares:

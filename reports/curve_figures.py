@@ -58,7 +58,7 @@ def draw_precision_curve(request: FigureRequest, table: Table) -> Sequence[Drawi
         axes = figure.add_subplot()
         _draw_curves(axes, curves, scale=100.0, mark_every=5)
         axes.set(xlim=(0, 1), ylim=(0, 100), xlabel="IoU threshold X", ylabel="P@X (%)")
-        reported = [m.compute.keywords["threshold"] for m in METRICS.values() if hasattr(m.compute, "keywords")]
+        reported = [m.threshold for m in METRICS.values() if m.threshold is not None]
         axes.set_xticks([0, *reported, 1])
         light_grid(axes, "both")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=1 if _long(curves) else 2)

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.errors import HarnessError, nearest
-from harness.metrics import METRICS
+from harness.errors import HarnessError, UnknownNameError, nearest
+from harness.metrics import metric
 from harness.records import Trial
 
 WHOLE_ROW = "row"
@@ -89,8 +89,8 @@ class Published(Strict):
         for row in self.rows:
             where = f"row {row.table}/{row.label}/{row.split}"
             _check(row.split in self.splits, where, "split", row.split, self.splits)
-            for metric in (*row.scores, *row.sources, *(m for m in row.doubts if m != WHOLE_ROW)):
-                _check(metric in METRICS, where, "metric", metric, METRICS)
+            for name in (*row.scores, *row.sources, *(m for m in row.doubts if m != WHOLE_ROW)):
+                _check_metric(name, where)
             for source in (row.source, *row.sources.values()):
                 _check(source in self.sources, where, "source", source, self.sources)
             for doubt in row.doubts.values():
@@ -118,6 +118,13 @@ class Published(Strict):
 def _check(ok: bool, where: str, kind: str, name: str, known: Mapping[str, Any]) -> None:
     if not ok:
         raise ValueError(f"{where}: unknown {kind} {name!r}; {nearest(name, known)}")
+
+
+def _check_metric(name: str, where: str) -> None:
+    try:
+        metric(name)
+    except UnknownNameError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -188,8 +195,8 @@ class GranularityProblem:
 def granularity_problems(published: Published) -> tuple[GranularityProblem, ...]:
     """Every published P@X that is not k/N after rounding to two decimals, N being the split's number of samples."""
     return tuple(
-        GranularityProblem(row.table, row.label, row.split, metric, printed)
+        GranularityProblem(row.table, row.label, row.split, name, printed)
         for row in published.rows
-        for metric, printed in row.scores.items()
-        if SHARE.fullmatch(metric) and not on_grid(printed, published.splits[row.split])
+        for name, printed in row.scores.items()
+        if SHARE.fullmatch(name) and not on_grid(printed, published.splits[row.split])
     )

@@ -27,20 +27,16 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 LAYERS = (
     ("harness", "harness.errors", "harness.registry"),
     ("harness.records", "harness.seeding", "harness.environment"),
-    ("harness.metrics", "harness.data.base"),
+    ("harness.metrics", "harness.confusion", "harness.data.base"),
     (
         *("harness.spec", "harness.spec_part", "harness.spec_recipe", "harness.spec_protocol", "harness.spec_report"),
         "harness.spec_errors",
         *("harness.yaml_lines", "harness.overrides"),
     ),
-    ("models", "harness.data", "harness.losses", "harness.distributed"),
+    ("models", "harness.data", "harness.losses", "harness.sliding_window", "harness.distributed"),
     (
-        "harness.semantic_task",
-        "harness.tasks",
-        "harness.train",
-        "harness.evaluate",
-        "harness.checkpoint",
-        "harness.cost",
+        *("harness.semantic_task", "harness.tasks", "harness.train", "harness.evaluate"),
+        *("harness.checkpoint", "harness.cost"),
     ),
     ("harness.feature_maps",),
     ("harness.resolve", "harness.designs", "harness.plan", "harness.plan_view", "harness.data_view", "harness.results"),
@@ -72,7 +68,7 @@ HOMES = {
 
 # Importing one of these must not import torch, neither itself nor through another module of ours.
 LIGHT = (
-    *(f"harness.{m}" for m in ("errors", "registry", "records", "seeding", "environment", "metrics")),
+    *(f"harness.{m}" for m in ("errors", "registry", "records", "seeding", "environment", "metrics", "confusion")),
     *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report")),
     *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides")),
     *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "cli")),

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import jaccard_score
 
 from harness.errors import UnknownNameError
-from harness.metrics import METRICS, metric, referring_scores, sample_iou
+from harness.metrics import METRICS, metric, referring_scores, sample_iou, task_metrics
+from reports.latex_text import latex_escape
 from tests.conftest import ROOT
 
 PARITY = ROOT.parent / "shared" / "data" / "parity" / "metrics_rrsis480.npz"
@@ -96,7 +97,7 @@ def test_empty_masks() -> None:
 @given(pairs=splits)
 def test_scores_stay_in_range_and_fall_with_the_threshold(pairs: list[tuple[int, int]]) -> None:
     found = referring_scores(*map(list, zip(*pairs, strict=True)))
-    assert set(found) == set(METRICS)
+    assert tuple(found) == task_metrics("referring")
     assert all(0 <= v <= 1 for v in found.values())
     assert found["p50"] >= found["p60"] >= found["p70"] >= found["p80"] >= found["p90"]
 
@@ -133,6 +134,33 @@ def test_arrays_that_cannot_be_counts(intersection: Any, union: Any, message: st
 def test_split_of_which_nothing_counts() -> None:
     with pytest.raises(ValueError, match="at least one sample must be scored"):
         referring_scores([0], [0], empty="skip")
+
+
+def test_a_metric_names_its_tasks() -> None:
+    assert task_metrics("referring") == ("p50", "p60", "p70", "p80", "p90", "oiou", "miou")
+    assert task_metrics("semantic") == ("miou", "mpa", "oa", "fwiou", "mf1", "kappa")
+    with pytest.raises(UnknownNameError, match=r"^unknown task 'semantics'; did you mean 'semantic'\?$"):
+        task_metrics("semantics")
+
+
+def test_labels_can_be_printed_everywhere() -> None:
+    shown = [metric(name).label for name in task_metrics("semantic")]
+    assert shown == ["mIoU", "mPA", "OA", "FWIoU", "mF1", "κ"]
+    assert latex_escape(shown[-1]) == r"$\kappa$"
+    assert {(m.scale, m.decimals, m.unit, m.higher_is_better) for m in METRICS.values()} == {(100.0, 2, "%", True)}
+
+
+def test_scores_of_one_class_are_metrics_without_being_listed() -> None:
+    labels = {"iou.water": "IoU water", "recall.low_vegetation": "Recall low vegetation", "f1.gid_15": "F1 gid 15"}
+    assert {name: metric(name).label for name in labels} == labels
+    assert all(metric(name).tasks == ("semantic",) and metric(name).name == name for name in labels)
+    assert not set(labels) & set(METRICS)
+
+
+@pytest.mark.parametrize("name", ["iou.", "iou.Water", "iou.a__b", "iou._a", "iou.a_", "precision.water", "iou_water"])
+def test_other_forms_are_no_scores_of_a_class(name: str) -> None:
+    with pytest.raises(UnknownNameError, match=r"^unknown metric '"):
+        metric(name)
 
 
 def test_unknown_metric() -> None:

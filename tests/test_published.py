@@ -108,6 +108,11 @@ def test_a_row_is_given_once(tmp_path: Path) -> None:
         load_published("numbers", folder=write(tmp_path, twice))
 
 
+def test_a_score_of_one_class_may_be_quoted(tmp_path: Path) -> None:
+    quoted = load_published("numbers", folder=write(tmp_path, GOOD.replace("p50: 30", "iou.water: 30")))
+    assert quoted.rows[0].scores == {"iou.water": 30.0}
+
+
 def test_an_unknown_file_names_the_nearest() -> None:
     with pytest.raises(HarnessError, match=r"no published numbers named 'rrsisd'; did you mean 'rrsis_d'"):
         load_published("rrsisd", folder=FOLDER)

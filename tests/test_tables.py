@@ -314,6 +314,15 @@ def test_captions_say_how_to_read_the_table() -> None:
     assert "mIoU is the mean IoU over samples; all in %." in caption
 
 
+def test_captions_of_semantic_segmentation_say_that_means_are_over_classes() -> None:
+    plan, table = one_table({"a": {}}, metrics=("miou", "kappa", "iou.low_vegetation"))
+    trials = tuple(replace(t, task="semantic") for t in plan.trials)
+    table = replace(table, rows=tuple(replace(r, trial_ids=tuple(t.id for t in trials)) for r in table.rows))
+    model = build_table(replace(plan, trials=trials, tables=(table,)), table, FRAME)
+    assert "mIoU is the mean IoU over classes and κ the agreement beyond chance; all in %." in model.caption
+    assert [c.head for c in model.columns] == ["mIoU ↑", "κ ↑", "IoU low vegetation ↑"]
+
+
 def test_a_metric_of_unknown_meaning_is_not_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     loss = replace(KNOWN["miou"], name="loss", label="loss", higher_is_better=False, scale=1.0, unit="")
     monkeypatch.setattr(captions, "metric", lambda _: loss)

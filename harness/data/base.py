@@ -15,6 +15,9 @@ from harness.registry import Registry
 
 SPLITS = ("train", "val", "test")
 
+IGNORED = 255
+"""Label index of pixels that are outside loss and metrics."""
+
 DATASETS: Registry[type[Dataset]] = Registry(
     "dataset",
     "harness.data",

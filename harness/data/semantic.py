@@ -13,10 +13,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.base import IGNORED as IGNORED
 from harness.data.base import Dataset
-
-IGNORED = 255
-"""Label index of pixels that are outside loss and metrics."""
 
 
 class Window(NamedTuple):
