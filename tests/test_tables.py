@@ -320,7 +320,7 @@ def test_captions_of_semantic_segmentation_say_that_means_are_over_classes() -> 
     table = replace(table, rows=tuple(replace(r, trial_ids=tuple(t.id for t in trials)) for r in table.rows))
     model = build_table(replace(plan, trials=trials, tables=(table,)), table, FRAME)
     assert "mIoU is the mean IoU over classes and κ the agreement beyond chance; all in %." in model.caption
-    assert [c.head for c in model.columns] == ["mIoU ↑", "κ ↑", "IoU low vegetation ↑"]
+    assert [c.head for c in model.columns[:3]] == ["mIoU ↑", "κ ↑", "IoU low vegetation ↑"]
 
 
 def test_a_metric_of_unknown_meaning_is_not_explained(monkeypatch: pytest.MonkeyPatch) -> None:
