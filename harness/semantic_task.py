@@ -27,7 +27,7 @@ from harness.errors import HarnessError, nearest
 from harness.losses import labelled_cross_entropy
 from harness.records import Trial
 from harness.seeding import stream_seed
-from harness.sliding_window import OverlapAverage, window_starts
+from harness.sliding_window import OverlapAverage, Strip, window_starts
 from harness.spec_protocol import SemanticEvaluateConfig
 from harness.spec_recipe import SemanticTrainConfig
 from models.base import Inputs, ModelOutput
@@ -236,12 +236,15 @@ class TileMeasurer:
         self._matrix = np.zeros((num_classes, num_classes), np.int64)
         self._prediction = None if self._folder is None else np.zeros((tile.height, tile.width), np.uint8)
 
-    def _count(self, tile: SemanticTile, strips: Sequence[tuple[int, NDArray[np.uint8]]]) -> None:
-        for first, predicted in strips:
-            truth = self._data.read_label(tile, Window(first, 0, *predicted.shape))
-            self._matrix += confusion_matrix(truth, predicted, num_classes=len(self._matrix))
-            if self._prediction is not None:
-                self._prediction[first : first + len(predicted)] = predicted
+    def _count(self, tile: SemanticTile, strip: Strip | None) -> None:
+        """Enter rows whose prediction is final."""
+        if strip is None:
+            return
+        first, predicted = strip
+        truth = self._data.read_label(tile, Window(first, 0, *predicted.shape))
+        self._matrix += confusion_matrix(truth, predicted, num_classes=len(self._matrix))
+        if self._prediction is not None:
+            self._prediction[first : first + len(predicted)] = predicted
 
     def _end(self, number: int, tile: SemanticTile) -> dict[str, Any]:
         if self._prediction is not None and self._folder is not None:

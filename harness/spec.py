@@ -298,8 +298,10 @@ def study_of(document: Document, *, folder: Path) -> StudySpec:
         base = Path() if ("data", "root") in document.outside else folder
         data["root"] = os.path.normpath(base.absolute() / Path(data["root"]).expanduser())
     task = document.value.get("task", "referring")
-    if not isinstance(task, str) or task not in STUDIES:
-        raise document.error(("task",), f"unknown task {shown(task)}; {nearest(str(task), STUDIES)}")
+    if not isinstance(task, str):
+        raise document.error(("task",), f"must be {' or '.join(map(repr, STUDIES))}, received {shown(task)}")
+    if task not in STUDIES:
+        raise document.error(("task",), f"unknown value {task!r}; {nearest(task, STUDIES)}")
     schema = STUDIES[task]
     try:
         study = schema.model_validate_json(json.dumps(document.value), strict=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from harness.data.base import DATASETS
+from harness.data.base import DATASETS, DatasetInfo
 from harness.errors import DataError, SpecError
 from harness.plan import ABSENT, expand, fingerprint_of, study_sha
 from harness.plan_view import plan_counts, plan_json, plan_lines, render_plan
@@ -446,6 +447,8 @@ def test_fingerprint_of_synthetic_data_needs_no_folder(tmp_path: Path) -> None:
 
 def test_fingerprint_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Folder:
+        info: ClassVar[DatasetInfo] = DatasetInfo("Folder", "nobody", "referring", {})
+
         def __init__(self, root: Path) -> None:
             self.root = root
 

@@ -23,7 +23,6 @@ from harness.data.raster import read_bands, write_raster
 from harness.data.semantic import IGNORED, Window
 from harness.data.sen1floods11 import Sen1Floods11, Sen1Floods11Options
 from harness.data.statistics import band_statistics
-from harness.data.synthetic import open_dataset
 from harness.data.vaihingen import Vaihingen
 from harness.data.whu_opt_sar import OFFICIAL, WhuOptSar, WhuOptSarOptions
 from harness.errors import DataError
@@ -31,11 +30,6 @@ from harness.errors import DataError
 SMALL = SyntheticConfig(train=3, val=2, test=2, size=48)
 QUIRKS = replace(SMALL, quirks=True)
 CHIP = Path(__file__).resolve().parents[2] / "shared" / "data" / "sen1floods11"
-
-
-def test_a_referring_study_cannot_open_a_semantic_dataset(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'gid' must be a dataset for the task 'referring', it is one for 'semantic'"):
-        open_dataset("gid", root=tmp_path, synthetic=None)
 
 
 def test_the_second_modality_can_be_moved() -> None:

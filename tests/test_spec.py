@@ -14,7 +14,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import SpecError
-from harness.spec import StudySpec, load_study
+from harness.spec import load_study
 from harness.spec_errors import problems
 from harness.spec_recipe import ReferringTrainConfig
 from harness.yaml_lines import DocPath, Document, Problem, parse_document
@@ -71,6 +71,16 @@ def test_error_in_a_merged_value_names_the_line_of_the_anchor(tmp_path: Path) ->
         ("question: Which part matters?\n", "", "1: 'question' must be given, it is missing"),
         ("name: toy\n", "name: Toy!\n", "1: name: must be lower case letters, digits, - and _, received 'Toy!'"),
         ("task: referring", "task: refering", "3: task: unknown value 'refering'; did you mean 'referring'?"),
+        (
+            "task: referring",
+            "task: semantic",
+            "8: evaluate.controls: unknown key 'controls'; valid: average, overlap, predictions, protocol, stress",
+        ),
+        (
+            "name: rrsis_d,",
+            "name: gid,",
+            "4: data.name: must be a dataset for the task 'referring', 'gid' is for 'semantic'",
+        ),
         ("task: referring", "task: 3", "3: task: must be 'referring' or 'semantic', received 3"),
         (
             "{train: 8}",
@@ -371,6 +381,7 @@ def test_complaints_of_a_models_own_config(value: Any, path: DocPath, text: str)
 
 
 def test_a_study_made_in_code_has_no_lines(tmp_path: Path) -> None:
-    study = StudySpec.model_validate(toy_study(tmp_path).model_dump())
+    made = toy_study(tmp_path)
+    study = type(made).model_validate(made.model_dump())
     error = study.first_error([Problem(("train",), "b", is_missing=True), Problem((), "a")])
     assert str(error) == "study: a (and 1 more)"
