@@ -61,6 +61,9 @@ class ModelOutput(NamedTuple):
     """`(B, K, H, W)` at the input's size; in training mode a model may return a smaller map, which losses accept."""
     auxiliary: tuple[Tensor, ...] = ()
     """Logits `(B, K, H, W)` of auxiliary heads, in training mode only."""
+    penalty: Tensor | None = None
+    """A further term of the training loss that the model computes itself, already weighted; a scalar, in training mode
+    only."""
 
 
 class ParameterGroup(NamedTuple):
@@ -104,7 +107,8 @@ class SegmentationModel(nn.Module):
 
         Args:
             batch: Each modality as `(B, C, H, W)` float under its name (`image` for referring segmentation, ImageNet
-                normalised), and for referring segmentation `tokens (B, T)` int64 and `token_mask (B, T)` of 0 and 1.
+                normalised), and for referring segmentation `tokens (B, T)` int64 and `token_mask (B, T)` of 0 and 1. In
+                training a model with a penalty may read `target (B, H, W)` int64, 255 where ignored.
 
         Returns:
             Logits at the input's size.
