@@ -37,6 +37,38 @@ _PARTS = (("conv1", "bn1", "act1", "maxpool"), ("layer1",), ("layer2",), ("layer
 _OURS = re.compile(r"^(patch_embed\.|stages\.\d+\.(merging\.|blocks\.\d+\.(norm1|norm2|attn|mlp)\.))")
 
 
+class _Family(NamedTuple):
+    """Whose weights are read, for messages."""
+
+    key: str
+    """Of the study file."""
+    title: str
+    pattern: str
+    """Of timm's names."""
+    example: str
+    """A file that fits."""
+
+
+_SWIN = _Family(
+    "backbone.pretrained",
+    "Swin",
+    "swin_*",
+    "Swin-B: swin_base_patch4_window12_384_22k.pth of github.com/SwinTransformer/storage",
+)
+_RESNET = _Family(
+    "backbone.pretrained",
+    "ResNet",
+    "resnet*",
+    "ResNet-101: model.safetensors of hub repository timm/resnet101.tv_in1k",
+)
+_VIT = _Family(
+    "trunk.pretrained",
+    "ViT",
+    "vit_*",
+    "ViT-B/16: model.safetensors of hub repository timm/vit_base_patch16_384.orig_in21k_ft_in1k",
+)
+
+
 class LoadedWeights(NamedTuple):
     """What was taken from a checkpoint."""
 
@@ -60,7 +92,7 @@ def load_swin_weights(backbone: nn.Module, source: str) -> LoadedWeights:
     Raises:
         HarnessError: The checkpoint cannot be had, or does not fit the backbone.
     """
-    published = _read_file(Path(source).expanduser()) if source.endswith(_FILE_SUFFIXES) else _from_timm(source)
+    published = _published(source, _SWIN)
     ignored = tuple(name for name in published if _IGNORED.search(name))
     renamed = rename_swin({name: tensor for name, tensor in published.items() if name not in ignored})
     targets = {name: tensor for name, tensor in backbone.state_dict().items() if _OURS.match(name)}
@@ -116,25 +148,32 @@ def _require_fit(found: Mapping[str, Tensor], targets: Mapping[str, Tensor], sou
         )
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _published(source: str, family: _Family) -> dict[str, Tensor]:
+    """Tensors of a checkpoint, from a file if the name ends like one, else from timm's cache or the hub."""
+    if source.endswith(_FILE_SUFFIXES):
+        return _read_file(Path(source).expanduser(), family)
+    return _from_timm(source, family)
+
+
+def _read_file(path: Path, family: _Family) -> dict[str, Tensor]:
     if not path.is_file():
         raise HarnessError(
-            f"backbone.pretrained must be an existing file; {path} is missing; put a Swin checkpoint there (Swin-B: "
-            "swin_base_patch4_window12_384_22k.pth of github.com/SwinTransformer/storage) or use a timm name"
+            f"{family.key} must be an existing file; {path} is missing; put a {family.title} checkpoint there "
+            f"({family.example}) or use a timm name"
         )
     try:
         state: dict[str, Tensor] = load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        raise HarnessError(f"backbone.pretrained must be a readable file of tensors; {path}: {reason}") from error
+        raise HarnessError(f"{family.key} must be a readable file of tensors; {path}: {reason}") from error
     return state
 
 
-def _from_timm(name: str) -> dict[str, Tensor]:
-    known = timm.list_models("swin_*", pretrained=True)
+def _from_timm(name: str, family: _Family) -> dict[str, Tensor]:
+    known = timm.list_models(family.pattern, pretrained=True)
     if name not in known:
         raise HarnessError(
-            f"backbone.pretrained must be a .pth or .safetensors file or a timm Swin name; received {name!r}; "
+            f"{family.key} must be a .pth or .safetensors file or a timm {family.title} name; received {name!r}; "
             + nearest(name, known)
         )
     try:
@@ -142,8 +181,8 @@ def _from_timm(name: str) -> dict[str, Tensor]:
     except Exception as error:
         cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
         raise HarnessError(
-            f"pretrained Swin {name!r} is neither in the cache ({cache}) nor reachable on the hub; on a machine with "
-            f"network run `hf download timm/{name}` and copy the cache, or set backbone.pretrained to its "
+            f"pretrained {family.title} {name!r} is neither in the cache ({cache}) nor reachable on the hub; on a "
+            f"machine with network run `hf download timm/{name}` and copy the cache, or set {family.key} to its "
             "model.safetensors"
         ) from error
     return state
@@ -246,11 +285,7 @@ def _frozen(module: nn.Module) -> nn.Module:
 
 
 def _load_resnet(backbone: nn.Module, source: str) -> None:
-    if source.endswith(_FILE_SUFFIXES):
-        published = _resnet_from_file(Path(source).expanduser())
-    else:
-        published = _resnet_from_timm(source)
-    weights = {name: tensor for name, tensor in published.items() if not name.startswith("fc.")}
+    weights = {name: tensor for name, tensor in _published(source, _RESNET).items() if not name.startswith("fc.")}
     shapes = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
     wrong = sorted(
         name
@@ -264,39 +299,6 @@ def _load_resnet(backbone: nn.Module, source: str) -> None:
             f"unknown or of another size, for example {wrong[0]}"
         )
     backbone.load_state_dict(weights, strict=False)
-
-
-def _resnet_from_file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise HarnessError(
-            f"backbone.pretrained must be an existing file; {path} is missing; put a ResNet checkpoint there "
-            "(ResNet-101: model.safetensors of hub repository timm/resnet101.tv_in1k) or use a timm name"
-        )
-    try:
-        state: dict[str, Tensor] = load_state_dict(str(path), use_ema=False, weights_only=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise HarnessError(f"backbone.pretrained must be a readable file of tensors; {path}: {reason}") from error
-    return state
-
-
-def _resnet_from_timm(name: str) -> dict[str, Tensor]:
-    known = timm.list_models("resnet*", pretrained=True)
-    if name not in known:
-        raise HarnessError(
-            f"backbone.pretrained must be a .pth or .safetensors file or a timm ResNet name; received {name!r}; "
-            + nearest(name, known)
-        )
-    try:
-        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:
-        cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
-        raise HarnessError(
-            f"pretrained ResNet {name!r} is neither in the cache ({cache}) nor reachable on the hub; on a machine with "
-            f"network run `hf download timm/{name}` and copy the cache, or set backbone.pretrained to its "
-            "model.safetensors"
-        ) from error
-    return state
 
 
 class ViT(nn.Module):
@@ -381,18 +383,16 @@ class ViT(nn.Module):
 def load_vit_weights(trunk: ViT, source: str) -> LoadedWeights:
     """Load blocks, class token, positions and, if it fits, the patch embedding of a ViT, in place.
 
+    Args:
+        trunk: Gives names and sizes.
+        source: Path of a `.pth` or `.safetensors` file, or name of a timm checkpoint.
+
     Raises:
-        HarnessError: The file is missing or unreadable, or less than 80 % of the trunk's tensors are in it.
+        HarnessError: The checkpoint cannot be had, or less than 80 % of the trunk's tensors are in it.
     """
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise HarnessError(f"trunk.pretrained must be an existing file of ViT weights; {path} is missing")
-    try:
-        published: dict[str, Tensor] = load_state_dict(str(path), use_ema=False, weights_only=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise HarnessError(f"trunk.pretrained must be a readable file of tensors; {path}: {reason}") from error
-    named = {name.replace("patch_embed.proj.", "patch_embed."): tensor for name, tensor in published.items()}
+    named = {
+        name.replace("patch_embed.proj.", "patch_embed."): tensor for name, tensor in _published(source, _VIT).items()
+    }
     targets = trunk.state_dict()
     table, resized = named.get("pos_embed"), False
     if table is not None and table.shape != trunk.pos_embed.shape and is_square(table, width=trunk.pos_embed.shape[2]):
@@ -402,15 +402,13 @@ def load_vit_weights(trunk: ViT, source: str) -> LoadedWeights:
     if len(fitting) < MIN_LOADED * len(targets):
         raise HarnessError(
             f"trunk.pretrained must hold at least {100 * MIN_LOADED:.0f} % of the trunk's {len(targets)} tensors under "
-            f"timm's names and in their sizes; {path} holds {len(fitting)}, not for example {missing[0]}"
+            f"timm's names and in their sizes; {source} holds {len(fitting)}, not for example {missing[0]}"
         )
     trunk.load_state_dict(fitting, strict=False)
     ignored = tuple(name for name in named if name not in fitting)
     level = logging.WARNING if missing else logging.INFO
     counts = f"{len(fitting)} tensors loaded, {len(missing)} missing, {len(ignored)} without a place"
-    _LOG.log(
-        level, "trunk.pretrained %s: %s%s", path.name, counts, f"; missing {', '.join(missing)}" if missing else ""
-    )
+    _LOG.log(level, "trunk.pretrained %s: %s%s", source, counts, f"; missing {', '.join(missing)}" if missing else "")
     return LoadedWeights(tuple(fitting), ("pos_embed",) if resized else (), ignored, missing)
 
 

@@ -602,5 +602,10 @@ def test_trunk_weights_load_from_a_file_of_another_image_size(tmp_path: Path) ->
     wider = ViT(ViTConfig(patch=8, width=24, depth=4, heads=2), image_size=32, channels=3)
     with pytest.raises(HarnessError, match="at least 80 % of the trunk's"):
         load_vit_weights(wider, str(tmp_path / "vit.pth"))
-    with pytest.raises(HarnessError, match="is missing"):
+    with pytest.raises(HarnessError, match="is missing; put a ViT checkpoint there"):
         load_vit_weights(trunk, str(tmp_path / "none.pth"))
+    (tmp_path / "broken.pth").write_text("no tensors")
+    with pytest.raises(HarnessError, match="must be a readable file of tensors"):
+        load_vit_weights(trunk, str(tmp_path / "broken.pth"))
+    with pytest.raises(HarnessError, match="timm ViT name; received 'vit_bas_patch16_384'"):
+        load_vit_weights(trunk, "vit_bas_patch16_384")

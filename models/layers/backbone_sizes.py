@@ -23,7 +23,7 @@ class ViTConfig:
     heads: int = 12
     """Attention heads."""
     pretrained: str | None = None
-    """`.pth` or `.safetensors` file of a ViT under timm's names; null starts it at random."""
+    """timm name of a ViT, or a `.pth` or `.safetensors` file under timm's names; null starts it at random."""
     layer_decay: float = 1.0
     """Factor on the learning rate per block from the top down, in (0, 1]; 0.75 to 0.9 suits pretrained weights."""
 
