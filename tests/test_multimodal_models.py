@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ from models.layers.vem import VarianceEnhancement
 from models.vision import ViT, load_vit_weights
 from tests.tiny_models import SEMANTIC_INPUTS, VIT, build, make_modalities, target_of, training_loss
 
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 MILLION = 1e6
 TI = {"trunk": {"width": 192, "heads": 3}, "head": {"width": 128, "auxiliary_width": 64}}
 TI_QUERIES = {**TI, "query_width": 128, "query_heads": 4}
@@ -112,10 +114,10 @@ def count(module: nn.Module) -> float:
     return sum(p.numel() for p in module.parameters()) / MILLION
 
 
-def count_of(name: str, settings: dict[str, Any]) -> float:
+def count_of(name: str, settings: dict[str, Any], inputs: Inputs = TI_INPUTS) -> float:
     model = MODELS.get(name)
     with torch.device("meta"):
-        return count(model(resolve_config(model, settings), TI_INPUTS))
+        return count(model(resolve_config(model, settings), inputs))
 
 
 def predict(model: SegmentationModel, batch: dict[str, Tensor]) -> Tensor:
@@ -215,6 +217,27 @@ def test_the_stated_widths_of_the_control_are_those_it_takes() -> None:
     ):
         config = resolve_config(MODELS.get("late_concat"), {"trunk": trunk, "hidden": "df2rq", "queries": queries})
         assert hidden_width(config, num_modalities=2) == expected
+
+
+@pytest.mark.parametrize(
+    ("study", "modalities", "num_classes"),
+    [
+        ("df2rq", {"optical": 4, "dsm": 1}, 6),
+        ("upseg", {"optical": 4, "sar": 1}, 7),
+        ("gid_upseg", {"rgb": 3, "nir": 1}, 5),
+    ],
+)
+def test_shipped_studies_have_a_control_of_equal_size(study: str, modalities: dict[str, int], num_classes: int) -> None:
+    text = (EXPERIMENTS / f"{study}.yaml").read_text(encoding="utf-8")
+    document = yaml.safe_load(text)
+    levels = {level["label"]: level.get("model") for level in document["variants"]["comparison"]["levels"]}
+    control = next(model for label, model in levels.items() if label.startswith("late concat, size of"))
+    inputs = Inputs(image_size=document["data"]["image_size"], modalities=modalities, num_classes=num_classes)
+    sizes = []
+    for model in (document["reference"]["model"], control):
+        settings = {**model, "trunk": {**model["trunk"], "pretrained": None}}
+        sizes.append(count_of(model["name"], settings, inputs))
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-4)
 
 
 def test_averaged_logits_cost_the_single_modalities_together() -> None:
