@@ -62,7 +62,8 @@ class ModelOutput(NamedTuple):
     auxiliary: tuple[Tensor, ...] = ()
     """Logits `(B, K, H, W)` of auxiliary heads, in training mode only."""
     penalty: Tensor | None = None
-    """A further term of the training loss that the model computes itself, weighted: a scalar, in training mode only."""
+    """A further term of the training loss that the model computes itself, already weighted; a scalar, in training mode
+    only."""
 
 
 class ParameterGroup(NamedTuple):
@@ -106,7 +107,8 @@ class SegmentationModel(nn.Module):
 
         Args:
             batch: Each modality as `(B, C, H, W)` float under its name (`image` for referring segmentation, ImageNet
-                normalised), and for referring segmentation `tokens (B, T)` int64 and `token_mask (B, T)` of 0 and 1.
+                normalised), and for referring segmentation `tokens (B, T)` int64 and `token_mask (B, T)` of 0 and 1. In
+                training a model with a penalty may read `target (B, H, W)` int64, 255 where ignored.
 
         Returns:
             Logits at the input's size.

@@ -140,7 +140,12 @@ class UPSeg(UPerNetModel):
         )
         self.modality_vectors = nn.Parameter(torch.zeros(M, width))
         self.trunks = nn.ModuleList(
-            ViT(config.trunk, image_size=inputs.image_size, channels=None)
+            ViT(
+                config.trunk,
+                image_size=inputs.image_size,
+                channels=None,
+                fixed_positions=config.front_end == "dofa",
+            )
             for _ in range(1 if config.shared_trunk else M)
         )
         if config.tune == "frozen":

@@ -6,9 +6,10 @@ that are not multiples of the window.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,14 +23,50 @@ from torch import Tensor, nn
 
 from harness.errors import HarnessError, nearest
 from models.layers.backbone_sizes import PyramidConfig, StridedResNetConfig, ViTConfig
+from models.layers.positions import encode_grid, is_square, resize_positions
 from models.layers.semantic_heads import as_map
 
+_LOG = logging.getLogger(__name__)
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 _IGNORED = re.compile(r"^(head\.|norm\.)|relative_position_index$|attn_mask$")
 _MERGING = re.compile(r"^layers\.(\d+)\.downsample\.")
 _TABLE = "relative_position_bias_table"
+MIN_LOADED = 0.8
+"""Share of a ViT's tensors below which a checkpoint is taken for one of another model."""
 _PARTS = (("conv1", "bn1", "act1", "maxpool"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
 _OURS = re.compile(r"^(patch_embed\.|stages\.\d+\.(merging\.|blocks\.\d+\.(norm1|norm2|attn|mlp)\.))")
+
+
+class _Family(NamedTuple):
+    """Whose weights are read, for messages."""
+
+    key: str
+    """Of the study file."""
+    title: str
+    pattern: str
+    """Of timm's names."""
+    example: str
+    """A file that fits."""
+
+
+_SWIN = _Family(
+    "backbone.pretrained",
+    "Swin",
+    "swin_*",
+    "Swin-B: swin_base_patch4_window12_384_22k.pth of github.com/SwinTransformer/storage",
+)
+_RESNET = _Family(
+    "backbone.pretrained",
+    "ResNet",
+    "resnet*",
+    "ResNet-101: model.safetensors of hub repository timm/resnet101.tv_in1k",
+)
+_VIT = _Family(
+    "trunk.pretrained",
+    "ViT",
+    "vit_*",
+    "ViT-B/16: model.safetensors of hub repository timm/vit_base_patch16_384.orig_in21k_ft_in1k",
+)
 
 
 class LoadedWeights(NamedTuple):
@@ -41,6 +78,8 @@ class LoadedWeights(NamedTuple):
     """Our names of position tables that were resized to our window."""
     ignored: tuple[str, ...]
     """Names of the checkpoint that have no place here: classifier, final norm, derived tables."""
+    missing: tuple[str, ...] = ()
+    """Our names that received nothing and keep their values."""
 
 
 def load_swin_weights(backbone: nn.Module, source: str) -> LoadedWeights:
@@ -53,7 +92,7 @@ def load_swin_weights(backbone: nn.Module, source: str) -> LoadedWeights:
     Raises:
         HarnessError: The checkpoint cannot be had, or does not fit the backbone.
     """
-    published = _read_file(Path(source).expanduser()) if source.endswith(_FILE_SUFFIXES) else _from_timm(source)
+    published = _published(source, _SWIN)
     ignored = tuple(name for name in published if _IGNORED.search(name))
     renamed = rename_swin({name: tensor for name, tensor in published.items() if name not in ignored})
     targets = {name: tensor for name, tensor in backbone.state_dict().items() if _OURS.match(name)}
@@ -109,25 +148,32 @@ def _require_fit(found: Mapping[str, Tensor], targets: Mapping[str, Tensor], sou
         )
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _published(source: str, family: _Family) -> dict[str, Tensor]:
+    """Tensors of a checkpoint, from a file if the name ends like one, else from timm's cache or the hub."""
+    if source.endswith(_FILE_SUFFIXES):
+        return _read_file(Path(source).expanduser(), family)
+    return _from_timm(source, family)
+
+
+def _read_file(path: Path, family: _Family) -> dict[str, Tensor]:
     if not path.is_file():
         raise HarnessError(
-            f"backbone.pretrained must be an existing file; {path} is missing; put a Swin checkpoint there (Swin-B: "
-            "swin_base_patch4_window12_384_22k.pth of github.com/SwinTransformer/storage) or use a timm name"
+            f"{family.key} must be an existing file; {path} is missing; put a {family.title} checkpoint there "
+            f"({family.example}) or use a timm name"
         )
     try:
         state: dict[str, Tensor] = load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        raise HarnessError(f"backbone.pretrained must be a readable file of tensors; {path}: {reason}") from error
+        raise HarnessError(f"{family.key} must be a readable file of tensors; {path}: {reason}") from error
     return state
 
 
-def _from_timm(name: str) -> dict[str, Tensor]:
-    known = timm.list_models("swin_*", pretrained=True)
+def _from_timm(name: str, family: _Family) -> dict[str, Tensor]:
+    known = timm.list_models(family.pattern, pretrained=True)
     if name not in known:
         raise HarnessError(
-            f"backbone.pretrained must be a .pth or .safetensors file or a timm Swin name; received {name!r}; "
+            f"{family.key} must be a .pth or .safetensors file or a timm {family.title} name; received {name!r}; "
             + nearest(name, known)
         )
     try:
@@ -135,8 +181,8 @@ def _from_timm(name: str) -> dict[str, Tensor]:
     except Exception as error:
         cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
         raise HarnessError(
-            f"pretrained Swin {name!r} is neither in the cache ({cache}) nor reachable on the hub; on a machine with "
-            f"network run `hf download timm/{name}` and copy the cache, or set backbone.pretrained to its "
+            f"pretrained {family.title} {name!r} is neither in the cache ({cache}) nor reachable on the hub; on a "
+            f"machine with network run `hf download timm/{name}` and copy the cache, or set {family.key} to its "
             "model.safetensors"
         ) from error
     return state
@@ -239,11 +285,7 @@ def _frozen(module: nn.Module) -> nn.Module:
 
 
 def _load_resnet(backbone: nn.Module, source: str) -> None:
-    if source.endswith(_FILE_SUFFIXES):
-        published = _resnet_from_file(Path(source).expanduser())
-    else:
-        published = _resnet_from_timm(source)
-    weights = {name: tensor for name, tensor in published.items() if not name.startswith("fc.")}
+    weights = {name: tensor for name, tensor in _published(source, _RESNET).items() if not name.startswith("fc.")}
     shapes = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
     wrong = sorted(
         name
@@ -259,39 +301,6 @@ def _load_resnet(backbone: nn.Module, source: str) -> None:
     backbone.load_state_dict(weights, strict=False)
 
 
-def _resnet_from_file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise HarnessError(
-            f"backbone.pretrained must be an existing file; {path} is missing; put a ResNet checkpoint there "
-            "(ResNet-101: model.safetensors of hub repository timm/resnet101.tv_in1k) or use a timm name"
-        )
-    try:
-        state: dict[str, Tensor] = load_state_dict(str(path), use_ema=False, weights_only=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise HarnessError(f"backbone.pretrained must be a readable file of tensors; {path}: {reason}") from error
-    return state
-
-
-def _resnet_from_timm(name: str) -> dict[str, Tensor]:
-    known = timm.list_models("resnet*", pretrained=True)
-    if name not in known:
-        raise HarnessError(
-            f"backbone.pretrained must be a .pth or .safetensors file or a timm ResNet name; received {name!r}; "
-            + nearest(name, known)
-        )
-    try:
-        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:
-        cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
-        raise HarnessError(
-            f"pretrained ResNet {name!r} is neither in the cache ({cache}) nor reachable on the hub; on a machine with "
-            f"network run `hf download timm/{name}` and copy the cache, or set backbone.pretrained to its "
-            "model.safetensors"
-        ) from error
-    return state
-
-
 class ViT(nn.Module):
     """timm's ViT as four stages, under timm's names: class token kept inside, maps without it, no final norm.
 
@@ -299,9 +308,14 @@ class ViT(nn.Module):
         config: Size and weights.
         image_size: Height and width in pixels that the position table is made for; other sizes resize it.
         channels: Channels of the image; None builds no patch embedding, for callers that bring tokens.
+        fixed_positions: Whether positions are sines and cosines that are not trained, instead of learned.
     """
 
-    def __init__(self, config: ViTConfig, *, image_size: int, channels: int | None) -> None:
+    pos_embed: Tensor
+
+    def __init__(
+        self, config: ViTConfig, *, image_size: int, channels: int | None, fixed_positions: bool = False
+    ) -> None:
         super().__init__()
         side = -(-image_size // config.patch)
         made = vision_transformer.VisionTransformer(
@@ -317,12 +331,30 @@ class ViT(nn.Module):
         self.side, self.stage_depth = side, config.depth // 4
         self.patch_embed = made.patch_embed.proj if channels is not None else None
         self.cls_token, self.pos_embed, self.blocks = made.cls_token, made.pos_embed, made.blocks
-        if config.pretrained is not None:
-            load_vit_weights(self, config.pretrained)
+        if fixed_positions:
+            del self.pos_embed
+            self.register_buffer("pos_embed", encode_grid((side, side), config.width))
+        self.layer_decay = config.layer_decay
+        loaded = () if config.pretrained is None else load_vit_weights(self, config.pretrained).loaded
+        self.entry_loaded = "patch_embed.weight" in loaded
+
+    def layer_rates(self) -> Iterator[tuple[nn.Parameter, float]]:
+        """Factor on the learning rate of blocks, positions and class token, as in BEiT (arXiv 2106.08254).
+
+        `layer_decay` to the power of the distance from the top: 1 for the last block, one more than there are blocks
+        for positions, class token and a patch embedding that was loaded; one that starts at random learns at full rate.
+        """
+        depth = len(self.blocks)
+        for name, p in self.named_parameters():
+            part, _, rest = name.partition(".")
+            if part == "blocks":
+                yield p, self.layer_decay ** (depth - int(rest.partition(".")[0]))
+            elif part != "patch_embed" or self.entry_loaded:
+                yield p, self.layer_decay ** (depth + 1)
 
     def begin(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Add positions and prepend the class token: `(B, N, D)` on a grid `(h, w)` to `(B, 1 + N, D)`."""
-        table: Tensor = self.pos_embed
+        table = self.pos_embed
         if grid != (self.side, self.side):
             table = resize_positions(table, grid)
         return torch.cat((self.cls_token.expand(len(tokens), -1, -1), tokens), dim=1) + table
@@ -348,44 +380,36 @@ class ViT(nn.Module):
         return maps
 
 
-def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resize a position table `(1, 1 + s * s, D)`, bicubic, to `(1, 1 + h * w, D)`; the class token's row is kept."""
-    side = round((table.shape[1] - 1) ** 0.5)
-    maps = as_map(table[:, 1:], (side, side))
-    resized = F.interpolate(maps.float(), size=grid, mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat((table[:, :1], resized.flatten(2).transpose(1, 2).to(table.dtype)), dim=1)
-
-
 def load_vit_weights(trunk: ViT, source: str) -> LoadedWeights:
     """Load blocks, class token, positions and, if it fits, the patch embedding of a ViT, in place.
 
+    Args:
+        trunk: Gives names and sizes.
+        source: Path of a `.pth` or `.safetensors` file, or name of a timm checkpoint.
+
     Raises:
-        HarnessError: The file is missing or unreadable, or less than 80 % of the trunk's tensors are in it.
+        HarnessError: The checkpoint cannot be had, or less than 80 % of the trunk's tensors are in it.
     """
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise HarnessError(f"trunk.pretrained must be an existing file of ViT weights; {path} is missing")
-    try:
-        published: dict[str, Tensor] = load_state_dict(str(path), use_ema=False, weights_only=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise HarnessError(f"trunk.pretrained must be a readable file of tensors; {path}: {reason}") from error
-    named = {name.replace("patch_embed.proj.", "patch_embed."): tensor for name, tensor in published.items()}
-    resized: tuple[str, ...] = ()
-    table = named.get("pos_embed")
-    if table is not None and table.ndim == 3 and table.shape[1] != trunk.pos_embed.shape[1]:
-        named["pos_embed"] = resize_positions(table, (trunk.side, trunk.side))
-        resized = ("pos_embed",)
+    named = {
+        name.replace("patch_embed.proj.", "patch_embed."): tensor for name, tensor in _published(source, _VIT).items()
+    }
     targets = trunk.state_dict()
+    table, resized = named.get("pos_embed"), False
+    if table is not None and table.shape != trunk.pos_embed.shape and is_square(table, width=trunk.pos_embed.shape[2]):
+        named["pos_embed"], resized = resize_positions(table, (trunk.side, trunk.side)), True
     fitting = {n: t for n, t in named.items() if n in targets and t.shape == targets[n].shape}
-    if len(fitting) < 0.8 * len(targets):
-        missing = next(name for name in targets if name not in fitting)
+    missing = tuple(name for name in targets if name not in fitting)
+    if len(fitting) < MIN_LOADED * len(targets):
         raise HarnessError(
-            f"trunk.pretrained must hold at least 80 % of the trunk's {len(targets)} tensors under timm's names and in "
-            f"their sizes; {path} holds {len(fitting)}, not for example {missing}"
+            f"trunk.pretrained must hold at least {100 * MIN_LOADED:.0f} % of the trunk's {len(targets)} tensors under "
+            f"timm's names and in their sizes; {source} holds {len(fitting)}, not for example {missing[0]}"
         )
     trunk.load_state_dict(fitting, strict=False)
-    return LoadedWeights(tuple(fitting), resized, tuple(name for name in named if name not in fitting))
+    ignored = tuple(name for name in named if name not in fitting)
+    level = logging.WARNING if missing else logging.INFO
+    counts = f"{len(fitting)} tensors loaded, {len(missing)} missing, {len(ignored)} without a place"
+    _LOG.log(level, "trunk.pretrained %s: %s%s", source, counts, f"; missing {', '.join(missing)}" if missing else "")
+    return LoadedWeights(tuple(fitting), ("pos_embed",) if resized else (), ignored, missing)
 
 
 class PyramidViT(nn.Module):

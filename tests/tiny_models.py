@@ -64,6 +64,7 @@ TINY: Mapping[str, dict[str, Any]] = {
     "df2rq": {**VIT, **_QUERIES},
     "early_fusion": VIT,
     "late_concat": VIT,
+    "logit_average": VIT,
     "lavt": SWIN_BERT,
     "lgce": SWIN_BERT,
     "mafn": SWIN_BERT,

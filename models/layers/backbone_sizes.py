@@ -23,9 +23,13 @@ class ViTConfig:
     heads: int = 12
     """Attention heads."""
     pretrained: str | None = None
-    """`.pth` or `.safetensors` file of a ViT under timm's names; null starts it at random."""
+    """timm name of a ViT, or a `.pth` or `.safetensors` file under timm's names; null starts it at random."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate per block from the top down, in (0, 1]; 0.75 to 0.9 suits pretrained weights."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise HarnessError(f"trunk.layer_decay must be above 0 and at most 1; received {self.layer_decay}")
         if min(self.patch, self.width, self.depth, self.heads) < 1 or self.depth % 4 or self.width % self.heads:
             raise HarnessError(
                 "trunk: patch, width, depth and heads must be at least 1, depth a multiple of 4 and width of heads; "

@@ -98,7 +98,8 @@ def build_front_ends(
         wavelengths: Modality -> wavelength of each band in micrometres; read by `dofa`.
 
     Raises:
-        HarnessError: `dofa` without exactly one positive wavelength per band.
+        HarnessError: `dofa` without exactly one positive wavelength per band, or with a patch below 3, for which
+            DOFA's padding of 1 adds tokens.
     """
     P, D = config.patch, config.width
     if kind == "conv":
@@ -106,6 +107,8 @@ def build_front_ends(
     if kind == "stem":
         common = nn.Conv2d(STEM_WIDTH, D, P, P)
         return nn.ModuleList(nn.Sequential(stem(bands), common) for bands in modalities.values())
+    if P < 3:
+        raise HarnessError(f"trunk.patch must be at least 3 with front_end: dofa; received {P}")
     for name, bands in modalities.items():
         given = wavelengths.get(name, ())
         if len(given) != bands or min(given, default=0.0) <= 0:

@@ -25,6 +25,8 @@ from models.layers.semantic_heads import as_map, resize
 
 NUM_FREQUENCIES = 16
 START_SCALE = 0.1
+IGNORED = 255
+"""Class index that counts nowhere."""
 
 
 @dataclass(frozen=True)
@@ -338,14 +340,13 @@ class RegionQueryFuser(nn.Module):
         return y, FusionMaps(weights, references, membership)
 
 
-def region_foreground_loss(maps: FusionMaps, target: Tensor, *, num_classes: int, ignored: int = 255) -> Tensor:
+def region_foreground_loss(maps: FusionMaps, target: Tensor, *, num_classes: int) -> Tensor:
     """How far the membership is from "this pixel has its region's majority class"; ours, not part of DF2RQ.
 
     Args:
         maps: Of one tap; 0 is returned where it has no membership.
-        target: `(B, H, W)` classes at any size.
+        target: `(B, H, W)` classes at any size; 255 where ignored.
         num_classes: K.
-        ignored: Class index that counts nowhere.
 
     Returns:
         Binary cross entropy, mean over modalities and the valid pixels of regions with at least two classes.
@@ -354,7 +355,7 @@ def region_foreground_loss(maps: FusionMaps, target: Tensor, *, num_classes: int
         return torch.zeros((), device=target.device)
     size, (rows, columns) = maps.membership.shape[2:], maps.references.shape[2:4]
     labels = F.interpolate(target[:, None].float(), size=size, mode="nearest")[:, 0].long()
-    valid = labels != ignored
+    valid = labels != IGNORED
     classes = F.one_hot(labels.clamp(0, num_classes - 1), num_classes).movedim(-1, 1) * valid[:, None]
     shares = F.adaptive_avg_pool2d(classes.float(), (rows, columns))
     majority = F.interpolate(shares.argmax(dim=1)[:, None].float(), size=size, mode="nearest")[:, 0].long()

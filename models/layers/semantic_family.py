@@ -26,6 +26,8 @@ from models.vision import ViT
 STEM_WIDTH = 32
 MANY_BANDS = 64
 """From this number of bands on, a stem reduces them in two steps."""
+SLOW_RATE = 0.1
+"""Share of the learning rate that slow layers learn at."""
 TABLES = ("pos_embed", "cls_token", "modality_vectors", "weight_tokens", "bias_token", "query_vector")
 """Last parts of the names of learned vectors, which are not decayed."""
 
@@ -144,23 +146,24 @@ class SemanticModel(SegmentationModel):
         h, w = batch[next(iter(self.modalities))].shape[2:]
         padded = (h + -h % self.multiple, w + -w % self.multiple)
         logits, *auxiliary = (resize(x, padded)[..., :h, :w] for x in (output.logits, *output.auxiliary))
-        return ModelOutput(logits, tuple(auxiliary))
+        return output._replace(logits=logits, auxiliary=tuple(auxiliary))
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Matrices and kernels decayed; vectors and tables not; slow layers at a tenth of the rate."""
-        decayed, undecayed, slow = [], [], []
+        """Matrices and kernels decayed; vectors and tables not; slow layers at a tenth of the rate, ViTs by depth."""
+        rates = {id(p): rate for vit in self.modules() if isinstance(vit, ViT) for p, rate in vit.layer_rates()}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, p in self.named_parameters():
             parts = name.split(".")
             if not p.requires_grad:
                 continue
-            if any(part in self.slow_layers for part in parts):
-                slow.append(p)
-            elif p.ndim < 2 or parts[-1] in TABLES:
-                undecayed.append(p)
-            else:
-                decayed.append(p)
-        groups = [ParameterGroup(decayed, None), ParameterGroup(undecayed, 0.0), ParameterGroup(slow, 0.0, 0.1)]
-        return [group for group in groups if group.parameters]
+            slow = any(part in self.slow_layers for part in parts)
+            undecayed = slow or p.ndim < 2 or parts[-1] in TABLES
+            rate = rates.get(id(p), 1.0) * (SLOW_RATE if slow else 1.0)
+            groups.setdefault((rate, undecayed), []).append(p)
+        return [
+            ParameterGroup(groups[rate, undecayed], 0.0 if undecayed else None, rate)
+            for rate, undecayed in sorted(groups, key=lambda key: (-key[0], key[1]))
+        ]
 
 
 class UPerNetModel(SemanticModel):
