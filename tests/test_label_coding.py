@@ -13,8 +13,11 @@ from hypothesis.extra.numpy import arrays
 from harness.data.label_coding import ColourCodes, IntegerCodes
 from harness.data.semantic import IGNORED
 
+signed = arrays(np.int16, (1, 4, 5), elements=st.integers(-40, 80))
+unsigned = arrays(np.uint8, (1, 4, 5), elements=st.sampled_from([0, 10, 20, 40, 41, 254, 255]))
 
-@given(stored=arrays(np.int16, (1, 4, 5), elements=st.integers(-40, 80)))
+
+@given(stored=st.one_of(signed, unsigned))
 def test_integer_codes_agree_with_a_loop(stored: np.ndarray) -> None:
     coding = IntegerCodes({10: 0, 20: 1, 40: 2}, ignored=frozenset({-1, 0}))
     found = coding.decode(stored)

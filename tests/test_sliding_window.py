@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks import whole_tiles
 from harness.data.semantic import Window
 from harness.sliding_window import OverlapAverage, Strip, tile_windows, window_starts
 
@@ -190,3 +191,11 @@ def test_numbers_and_shapes_are_checked() -> None:
     average = OverlapAverage(2, height=4, width=4, window=4, device=CPU)
     with pytest.raises(ValueError, match=r"scores of Window.* must be \(2, 4, 4\), got \(3, 4, 4\)"):
         average.add(Window(0, 0, 4, 4), torch.zeros((3, 4, 4)))
+
+
+def test_both_sides_of_the_benchmark_count_the_same() -> None:
+    size = whole_tiles.Size(side=90, window=32, num_classes=5)
+    prepared = whole_tiles.prepare(size)
+    matrices = [side(size, *prepared) for side in whole_tiles.SIDES.values()]
+    assert matrices[0].sum() == 90 * 80
+    assert all(np.array_equal(matrix, matrices[0]) for matrix in matrices)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import combinations
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from harness.data.semantic import IGNORED, ClassInfo
 
 _UNKNOWN = 254
-"""Marks colours of no entry inside a table; there are never that many classes."""
+"""Marks codes and colours of no entry inside a table; there are never that many classes."""
 
 
 class Decoded(NamedTuple):
@@ -55,19 +55,29 @@ class IntegerCodes:
 
     def decode(self, stored: NDArray[Any]) -> Decoded:
         """Class indices of stored pixels `(1, h, w)`."""
-        codes = stored[0].astype(np.int64)
+        codes = stored[0]
+        indices = self._byte_table.take(codes) if codes.dtype == np.uint8 else self._look_up(codes)
+        strange = indices == _UNKNOWN
+        if not strange.any():
+            return Decoded(indices, {})
+        indices[strange] = IGNORED
+        values, counts = np.unique(codes[strange], return_counts=True)
+        return Decoded(indices, {str(v): int(n) for v, n in zip(values, counts, strict=True)})
+
+    @cached_property
+    def _byte_table(self) -> NDArray[np.uint8]:
+        """Index of every code that a byte can hold: most label files are of bytes, and they need one look-up."""
+        return self._look_up(np.arange(256))
+
+    def _look_up(self, codes: NDArray[Any]) -> NDArray[np.uint8]:
+        """Index of every code, `_UNKNOWN` of those in no table."""
         known = sorted({*self.indices, *self.ignored})
         low, high = known[0], known[-1]
         # One entry below and one above the known codes catch everything outside.
-        table = np.full(high - low + 3, IGNORED, dtype=np.uint8)
-        is_known = np.zeros(len(table), dtype=np.bool_)
+        table = np.full(high - low + 3, _UNKNOWN, dtype=np.uint8)
         for code in known:
             table[code - low + 1] = self.indices.get(code, IGNORED)
-            is_known[code - low + 1] = True
-        places = np.clip(codes - low + 1, 0, len(table) - 1)
-        strange = codes[~is_known[places]]
-        values, counts = np.unique(strange, return_counts=True)
-        return Decoded(table[places], {str(v): int(n) for v, n in zip(values, counts, strict=True)})
+        return table[np.clip(codes.astype(np.int64) - low + 1, 0, len(table) - 1)]
 
 
 @dataclass(frozen=True)

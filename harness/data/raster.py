@@ -91,7 +91,10 @@ def read_bands(path: Path, window: Window, bands: Sequence[int]) -> NDArray[Any]
     Raises:
         DataError: The file is missing, damaged, truncated or smaller than the window.
     """
-    source = _open(path)
+    return _read(path, _open(path), window, bands)
+
+
+def _read(path: Path, source: Any, window: Window, bands: Sequence[int]) -> NDArray[Any]:
     _require_inside(path, window, source)
     part = rasterio.windows.Window(window.column, window.row, window.width, window.height)
     try:
@@ -107,9 +110,10 @@ def read_bands(path: Path, window: Window, bands: Sequence[int]) -> NDArray[Any]
 
 def read_values(path: Path, window: Window, bands: Sequence[int]) -> NDArray[np.float32]:
     """Pixels `(C, h, w)` as float32, NaN where the file says that there is no data; see `read_bands`."""
-    stored = read_bands(path, window, bands)
+    source = _open(path)
+    stored = _read(path, source, window, bands)
     values: NDArray[np.float32] = stored.astype(np.float32)
-    nodata = _open(path).nodata
+    nodata = source.nodata
     if nodata is not None and not np.isnan(nodata):
         values[stored == nodata] = np.nan
     if np.issubdtype(stored.dtype, np.floating):
