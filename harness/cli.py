@@ -266,6 +266,10 @@ def convert(
 def data_check(
     name: Annotated[str, typer.Argument(help="Dataset, e.g. rrsis_d.")],
     root: Annotated[Path, typer.Argument(help="Its folder.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="OPTION=VALUE", help="An option of the dataset, e.g. num_classes=15."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read a whole dataset and report counts per split, missing files, empty masks and size mismatches.
@@ -273,10 +277,12 @@ def data_check(
     Exits with 1 if files are missing or unreadable.
     """
     from harness.data.base import DATASETS
-    from harness.data_view import problem_lines
+    from harness.data.synthetic import open_dataset
+    from harness.data_view import chosen_options, problem_lines
 
+    options = chosen_options(name, overrides or ())
     dataset = DATASETS.get(name)
-    found = dataset(root).check()
+    found = open_dataset(name, root=root, synthetic=None, options=options).check()
     if as_json:
         value = {"counts": dict(found.counts), "problems": {k: list(v) for k, v in found.problems.items()}}
         sys.stdout.write(json.dumps({**value, "notes": list(found.notes)}, indent=1) + "\n")

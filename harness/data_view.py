@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
-from harness.data.base import DataReport, DatasetInfo
+import json
+import os
+from collections.abc import Sequence
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness.data.base import DATASETS, DataReport, DatasetInfo
+from harness.errors import HarnessError
+from harness.overrides import apply_override
+from harness.spec_errors import problems
+from harness.spec_part import Json
+from harness.yaml_lines import Document
 
 MAX_NAMED = 5
+
+
+def chosen_options(name: str, overrides: Sequence[str]) -> Json:
+    """Options of a dataset as `data.options` of a study would hold them, from `option=value` texts.
+
+    Raises:
+        HarnessError: The dataset has no such option, or does not take the value.
+    """
+    schema = getattr(DATASETS.get(name), "Options", None)
+    if schema is None and overrides:
+        raise HarnessError(f"--set must be left out, {name} has no options; received {overrides[0]!r}")
+    document = Document("options")
+    for text in overrides:
+        apply_override(document, text, os.environ)
+    try:
+        TypeAdapter(schema or Json).validate_json(json.dumps(document.value), strict=True)
+    except ValidationError as error:
+        raise document.first_error(problems(error, schema)) from None
+    found: Json = document.value
+    return found
 
 
 def problem_lines(info: DatasetInfo, report: DataReport) -> list[str]:
