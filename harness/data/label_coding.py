@@ -56,7 +56,7 @@ class IntegerCodes:
     def decode(self, stored: NDArray[Any]) -> Decoded:
         """Class indices of stored pixels `(1, h, w)`."""
         codes = stored[0]
-        indices = self._byte_table.take(codes) if codes.dtype == np.uint8 else self._look_up(codes)
+        indices = self._translate(codes) if codes.dtype == np.uint8 else self._look_up(codes)
         strange = indices == _UNKNOWN
         if not strange.any():
             return Decoded(indices, {})
@@ -64,10 +64,14 @@ class IntegerCodes:
         values, counts = np.unique(codes[strange], return_counts=True)
         return Decoded(indices, {str(v): int(n) for v, n in zip(values, counts, strict=True)})
 
+    def _translate(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """`_look_up` of bytes, which most label files hold, in half of the time of numpy's `take`."""
+        return np.frombuffer(bytearray(codes).translate(self._byte_table), np.uint8).reshape(codes.shape)
+
     @cached_property
-    def _byte_table(self) -> NDArray[np.uint8]:
-        """Index of every code that a byte can hold: most label files are of bytes, and they need one look-up."""
-        return self._look_up(np.arange(256))
+    def _byte_table(self) -> bytes:
+        """Index of every code that a byte can hold."""
+        return self._look_up(np.arange(256)).tobytes()
 
     def _look_up(self, codes: NDArray[Any]) -> NDArray[np.uint8]:
         """Index of every code, `_UNKNOWN` of those in no table."""
