@@ -323,7 +323,7 @@ def list_names() -> None:
         table.add_row("dataset", name, about.title, about.paper)
     for metric in METRICS.values():
         direction = "higher is better" if metric.higher_is_better else "lower is better"
-        table.add_row("metric", metric.name, metric.label, f"{metric.task}, {direction}")
+        table.add_row("metric", metric.name, metric.label, f"{' and '.join(metric.tasks)}, {direction}")
     out.print(table)
 
 

@@ -21,6 +21,10 @@ EmptyPolicy = Literal["zero", "one", "skip"]
 Counts = NDArray[np.int64]
 
 
+def _no_samples(_iou: NDArray[np.float64], _intersection: Counts, _union: Counts) -> float:
+    raise ValueError("this metric must be computed from the confusion matrix of a split, not from samples")
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric and how it is shown."""
@@ -29,9 +33,9 @@ class Metric:
     """Name in studies and stored scores."""
     label: str
     """Column head, plain text."""
-    task: str
-    """`referring` or `semantic`."""
-    compute: Callable[[NDArray[np.float64], Counts, Counts], float]
+    tasks: tuple[str, ...]
+    """`referring`, `semantic` or both."""
+    compute: Callable[[NDArray[np.float64], Counts, Counts], float] = _no_samples
     """`(iou, intersection, union)`, each `(N,)` with N >= 1 -> fraction in 0..1."""
     higher_is_better: bool = True
     scale: float = 100.0
@@ -57,17 +61,25 @@ METRICS: Mapping[str, Metric] = {
     m.name: m
     for m in (
         *(
-            Metric(f"p{x}", f"P@0.{x // 10}", "referring", partial(_precision, threshold=x / 100))
+            Metric(f"p{x}", f"P@0.{x // 10}", ("referring",), partial(_precision, threshold=x / 100))
             for x in (50, 60, 70, 80, 90)
         ),
-        Metric("oiou", "oIoU", "referring", _overall_iou),
-        Metric("miou", "mIoU", "referring", _mean_iou),
+        Metric("oiou", "oIoU", ("referring",), _overall_iou),
+        Metric("miou", "mIoU", ("referring", "semantic"), _mean_iou),
+        *(Metric(label.lower(), label, ("semantic",)) for label in ("OA", "mPA", "FWIoU", "mF1", "kappa")),
     )
 }
 
 
+CLASS_MEASURES = {"iou": "IoU", "recall": "recall", "f1": "F1"}
+"""Measures of one class: `iou.water` is the IoU of water."""
+
+
 def metric(name: str) -> Metric:
     """Return the metric of that name; `UnknownNameError` with the nearest names otherwise."""
+    measure, _, of_class = name.partition(".")
+    if of_class and measure in CLASS_MEASURES:
+        return Metric(name, f"{CLASS_MEASURES[measure]} {of_class.replace('_', ' ')}", ("semantic",))
     if name not in METRICS:
         raise UnknownNameError(f"unknown metric {name!r}; {nearest(name, METRICS)}")
     return METRICS[name]
@@ -112,4 +124,4 @@ def referring_scores(
     iou = sample_iou(i, u, empty=empty)
     if iou.size == 0:
         raise ValueError(f"at least one sample must be scored, got {i.size} of which {iou.size} count")
-    return {m.name: m.compute(iou, i, u) for m in METRICS.values() if m.task == "referring"}
+    return {m.name: m.compute(iou, i, u) for m in METRICS.values() if "referring" in m.tasks}

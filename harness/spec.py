@@ -295,7 +295,7 @@ class StudySpec(Part):
 
     def _names(self) -> Iterator[tuple[DocPath, str, str, tuple[str, ...]]]:
         """Path, kind, name used and valid names, for every name that must exist elsewhere."""
-        metrics = tuple(m.name for m in METRICS.values() if m.task == self.task)
+        metrics = tuple(m.name for m in METRICS.values() if self.task in m.tasks)
         yield ("train", "select"), "metric", self.train.select, metrics
         yield ("report", "primary", "metric"), "metric", self.report.primary.metric, metrics
         yield ("report", "primary", "split"), "split", self.report.primary.split, self.splits
