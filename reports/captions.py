@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from harness.metrics import Metric, metric
 from harness.records import CONTROL_SUFFIX, Plan, Table
+from reports.costs import MEANING
 
 DAGGERS = ("†", "‡", "§", "¶")
 """Marks of doubtful figures, in the order of use; doubled when all are taken."""
@@ -57,6 +58,8 @@ def write_caption(plan: Plan, table: Table, *, delta: str | None, quotes: bool) 
     parts = [_opening(plan, table), _aggregation(replicates), *_meanings([metric(m) for m in table.metrics])]
     if delta:
         parts.append(delta)
+    if table.costs:
+        parts.append(MEANING)
     if quotes:
         parts.append("Published figures are quoted from their sources and take no part in the ranking.")
     return " ".join(parts)

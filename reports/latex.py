@@ -33,6 +33,7 @@ WORDS = {
     CellState.MISSING: "--",
     CellState.REFERENCE: r"{\scriptsize ref.}",
     CellState.NOT_REPORTED: "",
+    CellState.NOT_RECORDED: "---",
 }
 """What stands where there is no figure."""
 

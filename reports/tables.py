@@ -13,6 +13,7 @@ from harness.metrics import metric
 from harness.records import Plan, Row, Table, TrialState
 from reports.captions import dagger_mark, join_words, letter_mark, metric_head, split_label, write_caption
 from reports.cells import delta_cell, hoist_count, published_cell, rank_cells, score_cell
+from reports.costs import cost_cells, cost_columns, quoted_costs
 from reports.evidence import Evidence, collect_evidence
 from reports.published import WHOLE_ROW, Published, PublishedRow, axis_value
 from reports.table_model import Block, Cell, CellState, Column, Footnote, TableModel, TableRow
@@ -105,7 +106,7 @@ def build_table(plan: Plan, table: Table, frame: pd.DataFrame, published: Publis
         caption=write_caption(plan, table, delta=delta, quotes=published is not None),
         stub=STUBS[table.kind],
         switch_heads=tuple(path.rpartition(".")[2].replace("_", " ").capitalize() for path in axes),
-        columns=tuple(_columns(request, panels[0], grouped=len(panels[0]) > 1)),
+        columns=(*_columns(request, panels[0], grouped=len(panels[0]) > 1), *(cost_columns() if table.costs else ())),
         blocks=tuple(blocks),
         footnotes=request.notes.footnotes(),
     )
@@ -154,9 +155,10 @@ def _our_rows(request: Request, splits: Sequence[str], axes: Sequence[str]) -> t
     rows = []
     for row, cells in zip(request.table.rows, zip(*ranked, strict=True), strict=True):
         counted, count = hoist_count(cells)
+        costs = cost_cells(row, request.evidence) if request.table.costs else ()
         switches = tuple(_switch(request.plan, row, path) for path in axes)
         marks = (*_note_marks(request, row), *_failure_marks(request, row))
-        rows.append(TableRow(row.label, counted, switches, count, marks))
+        rows.append(TableRow(row.label, (*counted, *costs), switches, count, marks))
     return tuple(rows)
 
 
@@ -210,6 +212,7 @@ def _published_rows(request: Request, published: Published, splits: Sequence[str
             if request.reference:
                 cells.append(_quoted_delta(request.delta_metric, row_here, reference.get(split), split))
         marks = dict.fromkeys(mark for row in of_split.values() for mark in _row_marks(request, published, row))
+        cells += quoted_costs() if request.table.costs else ()
         rows.append(TableRow(label, tuple(cells), marks=tuple(marks), is_published=True))
     return rows
 
