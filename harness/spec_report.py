@@ -39,5 +39,5 @@ class ReportConfig(Part):
     primary: PrimaryConfig
     tables: Annotated[tuple[TableConfig, ...], Field(min_length=1)]
     figures: tuple[Literal["delta", "precision_curve", "learning_curves", "qualitative", "feature_maps"], ...] = ()
-    breakdowns: tuple[Literal["category", "size", "length"], ...] = ()
-    """Scores by category, by size of the object, by length of the sentence, for every table and split."""
+    breakdowns: tuple[Literal["category", "size", "length", "class"], ...] = ()
+    """Scores by category, by size of the object, by length of the sentence, by class, for every table and split."""

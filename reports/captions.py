@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping
 
-from harness.metrics import Metric, metric
-from harness.records import CONTROL_SUFFIX, Plan, Table
+from harness.metrics import metric
+from harness.records import CONTROL_SUFFIX, Plan, Stress, Table
 from reports.costs import MEANING
 
 DAGGERS = ("†", "‡", "§", "¶")
 """Marks of doubtful figures, in the order of use; doubled when all are taken."""
+
+SHARE = re.compile(r"p\d\d")
+"""Metrics that are a share of samples."""
+
+MEANINGS: Mapping[str, Mapping[str, str]] = {
+    "referring": {
+        "oiou": "the summed intersection over the summed union",
+        "miou": "the mean IoU over samples",
+    },
+    "semantic": {
+        "oa": "the share of pixels that are right",
+        "mpa": "the mean recall over classes",
+        "miou": "the mean IoU over classes",
+        "fwiou": "the IoU of classes weighted by their pixels",
+        "mf1": "the mean F1 over classes",
+        "kappa": "the agreement beyond chance",
+    },
+}
+"""Task -> metric -> what it is, in the order in which captions say it."""
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -18,6 +38,9 @@ def split_label(split: str) -> str:
     """A split in words: `val` is validation."""
     if split.endswith(CONTROL_SUFFIX):
         return f"{split_label(split.removesuffix(CONTROL_SUFFIX))}, sentences shuffled"
+    stress = Stress.of_split(split)
+    if stress:
+        return f"{split_label(split.partition('-')[0])}, {_stress_words(stress)}"
     return SPLITS.get(split, split)
 
 
@@ -45,6 +68,12 @@ def join_words(words: Iterable[str]) -> str:
     return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
 
+def as_sentence(text: str) -> str:
+    """A remark on one line with a capital at its front and one full stop at its end."""
+    line = " ".join(text.split()).rstrip(".")
+    return f"{line[:1].upper()}{line[1:]}."
+
+
 def write_caption(plan: Plan, table: Table, *, delta: str | None, quotes: bool) -> str:
     """Caption of a table: what is shown, how it was aggregated, how to read it.
 
@@ -55,13 +84,15 @@ def write_caption(plan: Plan, table: Table, *, delta: str | None, quotes: bool) 
         quotes: Whether published figures are shown.
     """
     replicates = max((len(row.trial_ids) for row in table.rows), default=0)
-    parts = [_opening(plan, table), _aggregation(replicates), *_meanings([metric(m) for m in table.metrics])]
+    parts = [_opening(plan, table), _aggregation(replicates), *_meanings(plan, table)]
     if delta:
         parts.append(delta)
     if table.costs:
         parts.append(MEANING)
     if quotes:
         parts.append("Published figures are quoted from their sources and take no part in the ranking.")
+    if plan.data_note:
+        parts.append(as_sentence(plan.data_note))
     return " ".join(parts)
 
 
@@ -71,7 +102,8 @@ def _opening(plan: Plan, table: Table) -> str:
     of = "" if table.group == table.kind else f" of {table.group}"
     datasets = dict.fromkeys(str(t.data["name"]) for t in plan.trials if "name" in t.data)
     on = f" on {join_words(datasets)}" if datasets else ""
-    splits = join_words(split_label(s) for s in table.splits)
+    labels = [split_label(s) for s in table.splits]
+    splits = "; ".join(labels) if any("," in label for label in labels) else join_words(labels)
     return f"{table.kind.capitalize()}{of}{on}, {splits} (study “{plan.study}”)."
 
 
@@ -84,15 +116,27 @@ def _aggregation(replicates: int) -> str:
     )
 
 
-def _meanings(metrics: Sequence[Metric]) -> list[str]:
-    shares = any(m.name[0] == "p" and m.name[1:].isdigit() for m in metrics)
-    names = {m.name for m in metrics}
-    meanings = ["P@X is the share of samples with IoU of at least X"] if shares else []
-    meanings += ["oIoU the summed intersection over the summed union"] if "oiou" in names else []
-    meanings += ["mIoU the mean IoU over samples"] if "miou" in names else []
-    if not meanings:
+def _meanings(plan: Plan, table: Table) -> list[str]:
+    """What each metric of a table is; mIoU is one thing per sample and another per class."""
+    names = set(table.metrics)
+    clauses = ["P@X is the share of samples with IoU of at least X"] if any(map(SHARE.fullmatch, names)) else []
+    of_task = MEANINGS["semantic" if any(t.task == "semantic" for t in plan.trials) else "referring"]
+    for name in (n for n in of_task if n in names):
+        clauses.append(f"{metric(name).label} {'' if clauses else 'is '}{of_task[name]}")
+    if any(n.partition(".")[2] for n in names):
+        clauses.append("a class after a measure means that class alone")
+    if not clauses:
         return []
-    if not shares:
-        meanings[0] = meanings[0].replace(" the", " is the", 1)
-    units = join_words(dict.fromkeys(m.unit for m in metrics))
-    return [f"{join_words(meanings)}; all in {units}."]
+    units = join_words(dict.fromkeys(metric(name).unit for name in table.metrics))
+    return [f"{join_words(clauses)}; all in {units}."]
+
+
+def _stress_words(stress: Stress) -> str:
+    if stress.kind == "drop":
+        return f"without {stress.modality}"
+    if stress.kind == "shift":
+        return f"{stress.modality} shifted by {stress.level:g} px"
+    if stress.kind == "noise":
+        deviations = "deviation" if stress.level == 1 else "deviations"
+        return f"noise of {stress.level:g} standard {deviations} on {stress.modality}"
+    return f"{stress.kind} of {stress.level:g} on {stress.modality}"

@@ -13,6 +13,7 @@ from harness.metrics import metric
 from harness.records import Plan, Row, Table, TrialState
 from reports.captions import dagger_mark, join_words, letter_mark, metric_head, split_label, write_caption
 from reports.cells import delta_cell, hoist_count, published_cell, rank_cells, score_cell
+from reports.class_scores import averaging_notes
 from reports.costs import cost_cells, cost_columns, quoted_costs
 from reports.evidence import Evidence, collect_evidence
 from reports.published import WHOLE_ROW, Published, PublishedRow, axis_value
@@ -94,6 +95,7 @@ def build_table(plan: Plan, table: Table, frame: pd.DataFrame, published: Publis
     shared = {row.note for row in table.rows}
     if len(shared) == 1 and any(shared):
         request.notes.general.append(f"All rows of this study: {shared.pop()}")
+    request.notes.general += averaging_notes(request.evidence, table.splits, table.metrics)
     for skipped in plan.skipped:
         if skipped.table == table.name:
             request.notes.general.append(f"Not trained: {skipped.variant} ({_one_line(skipped.reason)}).")
