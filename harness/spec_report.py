@@ -8,6 +8,10 @@ from pydantic import Field
 
 from harness.spec_part import Part, Slug
 
+FigureName = Literal[
+    "delta", "precision_curve", "learning_curves", "qualitative", "robustness", "feature_maps"
+]  # fmt: skip
+
 
 class PrimaryConfig(Part):
     """The score that decides."""
@@ -38,6 +42,6 @@ class ReportConfig(Part):
 
     primary: PrimaryConfig
     tables: Annotated[tuple[TableConfig, ...], Field(min_length=1)]
-    figures: tuple[Literal["delta", "precision_curve", "learning_curves", "qualitative", "feature_maps"], ...] = ()
+    figures: tuple[FigureName, ...] = ()
     breakdowns: tuple[Literal["category", "size", "length", "class"], ...] = ()
     """Scores by category, by size of the object, by length of the sentence, by class, for every table and split."""

@@ -123,8 +123,8 @@ def _meanings(plan: Plan, table: Table) -> list[str]:
     of_task = MEANINGS["semantic" if any(t.task == "semantic" for t in plan.trials) else "referring"]
     for name in (n for n in of_task if n in names):
         clauses.append(f"{metric(name).label} {'' if clauses else 'is '}{of_task[name]}")
-    if any(n.partition(".")[2] for n in names):
-        clauses.append("a class after a measure means that class alone")
+    if of_class := [metric(name).label for name in table.metrics if "." in name]:
+        clauses.append(f"{', '.join(of_class)} {'' if clauses else 'is '}the score of one class alone")
     if not clauses:
         return []
     units = join_words(dict.fromkeys(metric(name).unit for name in table.metrics))

@@ -15,8 +15,12 @@ from reports.artifacts import NotDrawn
 from reports.breakdown import build_breakdowns
 from reports.build import FILE_NAME, build_report
 from reports.captions import MEANINGS, as_sentence, split_label
+from reports.cells import score_cell
 from reports.class_breakdown import build_class_breakdown
 from reports.class_scores import averaging_notes, class_slugs
+from reports.drawing import SUFFIXES
+from reports.figures import draw_figures
+from reports.robustness_figure import draw_robustness, robustness
 from reports.table_model import CellState, Emphasis, TableModel
 from reports.tables import build_table
 from tests.semantic_frame import METRICS, make_semantic_frame, make_semantic_plan, make_semantic_request
@@ -45,7 +49,7 @@ def test_a_column_may_be_one_class() -> None:
     table = replace(REQUEST.plan.tables[1], metrics=("iou.water",), splits=("test",))
     model = build_table(REQUEST.plan, table, REQUEST.frame)
     assert model.columns[0].head == "IoU water ↑"
-    assert "class after a measure means that class alone" in model.caption
+    assert " IoU water is the score of one class alone; all in %." in model.caption
     assert not any("Means over classes" in note.text for note in model.footnotes)
 
 
@@ -127,6 +131,48 @@ def test_break_downs_of_every_table_and_split() -> None:
     with pytest.raises(NotDrawn, match="no complete run has recorded scores of single classes"):
         build_class_breakdown(bare, bare.plan.tables[0], split="test")
     assert build_breakdowns(bare)[1][0].startswith("break-down by class of table comparison on val: no complete run")
+
+
+def test_a_panel_per_disturbance_and_a_line_per_variant() -> None:
+    panels = robustness(REQUEST, REQUEST.plan.tables[0])
+    assert [(p.kind, p.modality) for p in panels] == [
+        *(("shift", "sar"), ("noise", "sar")),
+        *(("drop", "optical"), ("drop", "sar")),
+    ]
+    assert [line.label for line in panels[0].lines] == ["DF2RQ", "CMX", "Late concat"]
+    assert [[p.level for p in panel.lines[0].points] for panel in panels] == [[0, 2, 4, 8], [0, 0.5, 1], [0, 1], [0, 1]]
+    assert {panel.lines[0].points[0].split for panel in panels} == {"test"}
+    assert panels[2].lines[0].points[1].split == "test-drop-optical"
+    table = REQUEST.plan.tables[0]
+    for line, row in zip(panels[0].lines, table.rows, strict=True):
+        for point in line.points:
+            cell = score_cell(row, REQUEST.evidence(table.rows), split=point.split, metric_name="miou")
+            assert (point.summary.mean, point.summary.std, point.run_ids) == (cell.value, cell.std, cell.run_ids)
+
+
+def test_the_robustness_figure_is_four_files(tmp_path: Path) -> None:
+    found = draw_figures(make_semantic_request(figures=("robustness",)), tmp_path)
+    assert [p.name for p in found.paths] == [f"robustness_comparison{suffix}" for suffix in SUFFIXES]
+    assert found.notes == ()
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "robustness_comparison.csv").read_text())))
+    assert len(lines) == (4 + 3 + 2 + 2) * (3 + 2 + 3)
+    again = draw_figures(make_semantic_request(figures=("robustness",)), tmp_path / "again")
+    assert [p.read_bytes() for p in again.paths] == [p.read_bytes() for p in found.paths]
+
+
+def test_what_was_not_disturbed_or_not_finished_is_left_out() -> None:
+    with pytest.raises(
+        NotDrawn, match=r"no complete run has miou on a disturbed test split; ask for some"
+    ):
+        robustness(make_semantic_request(stress=False), REQUEST.plan.tables[0])
+    frame = REQUEST.frame
+    gone = (frame.variant == "CMX") & frame.split.fillna("").str.startswith("test")
+    (panel, *_) = robustness(replace(REQUEST, frame=frame[~gone]), REQUEST.plan.tables[0])
+    assert [len(line.points) for line in panel.lines] == [4, 0, 4]
+    once = replace(REQUEST, frame=frame[(frame.replicate == 0) | frame.split.isna()])
+    (drawing,) = draw_robustness(once, REQUEST.plan.tables[0])
+    assert len(drawing.figure.axes) == 4
+    assert "one standard deviation" in drawing.caption
 
 
 def test_a_whole_report(tmp_path: Path) -> None:
