@@ -20,6 +20,7 @@ from reports.class_breakdown import build_class_breakdown
 from reports.class_scores import averaging_notes, class_slugs
 from reports.drawing import SUFFIXES
 from reports.figures import draw_figures
+from reports.published import load_published
 from reports.robustness_figure import draw_robustness, robustness
 from reports.table_model import CellState, Emphasis, TableModel
 from reports.tables import build_table
@@ -161,9 +162,7 @@ def test_the_robustness_figure_is_four_files(tmp_path: Path) -> None:
 
 
 def test_what_was_not_disturbed_or_not_finished_is_left_out() -> None:
-    with pytest.raises(
-        NotDrawn, match=r"no complete run has miou on a disturbed test split; ask for some"
-    ):
+    with pytest.raises(NotDrawn, match=r"no complete run has miou on a disturbed test split; ask for some"):
         robustness(make_semantic_request(stress=False), REQUEST.plan.tables[0])
     frame = REQUEST.frame
     gone = (frame.variant == "CMX") & frame.split.fillna("").str.startswith("test")
@@ -175,9 +174,43 @@ def test_what_was_not_disturbed_or_not_finished_is_left_out() -> None:
     assert "one standard deviation" in drawing.caption
 
 
+def test_quoted_rows_stand_under_the_protocol_they_were_obtained_under() -> None:
+    plan = REQUEST.plan
+    model = build_table(plan, plan.tables[0], REQUEST.frame, load_published("whu_opt_sar", folder=PUBLISHED_DIR))
+    quoted = [b for b in model.blocks if all(r.is_published for r in b.rows)]
+    assert [b.heading.partition(": ")[2] for b in quoted] == [
+        "UPSeg's README, split not stated",
+        "ASANet's README, scenes sorted 80 / 20",
+        "SOLC's README, random patches, mean over 7 classes",
+        "papers' own splits, not comparable",
+    ]
+    notes = {n.mark: n.text for n in model.footnotes}
+    for block in quoted:
+        for row in block.rows:
+            assert any(notes[mark].startswith("Protocol: ") for mark in (*block.marks, *row.marks))
+            assert any(notes[mark].startswith("Source: ") for mark in (*block.marks, *row.marks))
+            assert [c.state for c in row.cells[-2:]] == [CellState.NOT_RECORDED] * 2
+    # the same method twice, once for each protocol, and methods that we do not have
+    labels = [r.label for b in quoted for r in b.rows]
+    assert labels.count("CMX") == 2
+    assert {"DOFA", "ASANet", "UNet", "CLAIRE"} <= set(labels)
+
+
+def test_differences_of_quoted_rows_stay_within_a_protocol() -> None:
+    plan = REQUEST.plan
+    rows = tuple(replace(r, is_reference=r.label == "CMX") for r in plan.tables[0].rows)
+    table = replace(plan.tables[0], kind="ablation", rows=rows, metrics=("miou",), splits=("test",), costs=False)
+    plan = replace(plan, tables=(table,))
+    model = build_table(plan, table, REQUEST.frame, load_published("whu_opt_sar", folder=PUBLISHED_DIR))
+    deltas = {(b.heading.partition(": ")[2][:6], r.label): r.cells[-1] for b in model.blocks for r in b.rows}
+    assert deltas["UPSeg'", "MCANet"].figure == "+2.60"
+    assert deltas["ASANet", "ASANet"].figure == "+0.43"
+    assert deltas["UPSeg'", "CMX"].state is deltas["ASANet", "CMX"].state is CellState.REFERENCE
+    assert deltas["papers", "CloudSeg"].state is CellState.NOT_REPORTED
+
+
 def test_a_whole_report(tmp_path: Path) -> None:
     plan = make_semantic_plan(breakdowns=("class",))
-    plan = replace(plan, tables=tuple(replace(t, published=None) for t in plan.tables))
     files = build_report(
         plan, make_semantic_frame(plan), tmp_path, published_dir=PUBLISHED_DIR, sources=REQUEST.sources
     )
