@@ -8,9 +8,7 @@ from pydantic import Field
 
 from harness.spec_part import Part, Slug
 
-FigureName = Literal[
-    "delta", "precision_curve", "learning_curves", "qualitative", "robustness", "feature_maps"
-]  # fmt: skip
+FigureName = Literal["delta", "precision_curve", "learning_curves", "qualitative", "robustness", "feature_maps"]
 
 
 class PrimaryConfig(Part):
