@@ -143,6 +143,7 @@ class _Planner:
             rows=tuple(rows),
             published=table.published,
             caption=table.caption,
+            costs=table.costs,
         )
 
     def _is_repeated_reference(self, table: TableConfig, resolved: Resolved, seen: dict[str, str]) -> bool:

@@ -179,6 +179,8 @@ class Table:
     published: str | None = None
     """File name, without suffix, of published numbers shown beside ours."""
     caption: str | None = None
+    costs: bool = True
+    """Whether it shows parameters and multiply-adds."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ class Plan:
     figures: tuple[str, ...] = ()
     """Figures that the report draws."""
     breakdowns: tuple[str, ...] = ()
-    """What the report groups samples by: `category`, `size`, `length`."""
+    """What the report groups samples by: `category`, `size`, `length`, `class`."""
     spec_sha: str = ""
     """SHA-256 of the validated study."""
     data_note: str = ""

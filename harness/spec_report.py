@@ -39,6 +39,8 @@ class TableConfig(Part):
     published: str | None = None
     """File of `experiments/published/`, without suffix, whose rows stand beside ours."""
     caption: str | None = None
+    costs: bool = True
+    """Whether it shows parameters and multiply-adds."""
 
 
 class ReportConfig(Part):

@@ -1,4 +1,4 @@
-"""Scores by group of samples: by category, by size of the object, by length of the sentence.
+"""Scores by group: of samples, by category, by size of the object, by length of the sentence; or by class.
 
 A row is a group, a column a variant; within a group a score is computed per replicate, as it is for the whole split,
 and shown as mean ± std over replicates.
@@ -10,10 +10,8 @@ image of 480 pixels has 225 cells: below 1 % an object covers about two cells or
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,16 +20,15 @@ import pandas as pd
 from harness.metrics import metric, referring_scores
 from harness.records import CONTROL_SUFFIX, Table
 from reports.artifacts import FigureRequest, NotDrawn, distinct_tables
+from reports.breakdown_parts import Breakdown, aggregation, breakdown_csv, breakdown_name, counted_cells
 from reports.captions import metric_head, split_label
 from reports.cells import rank_cells, score_cell
+from reports.class_breakdown import CLASS, build_class_breakdown
 from reports.evidence import Evidence
 from reports.sample_tables import counted_samples
-from reports.table_model import Block, Cell, Column, TableModel, TableRow
+from reports.table_model import Block, Column, TableModel, TableRow
 
 METRICS = ("miou", "oiou", "p50")
-
-PREFIX = "breakdown"
-"""How the names of the files begin."""
 
 
 class Grouping(NamedTuple):
@@ -73,14 +70,6 @@ GROUPINGS: Mapping[str, Grouping] = {
 """Name in `report.breakdowns` -> grouping."""
 
 
-@dataclass(frozen=True)
-class Breakdown:
-    """A filled break-down: the table, and what its CSV says."""
-
-    table: TableModel
-    csv: str
-
-
 def build_breakdowns(request: FigureRequest) -> tuple[list[Breakdown], list[str]]:
     """The break-downs that the plan asks for, one per table and split, and a note for each that cannot be made."""
     made, notes = [], []
@@ -88,7 +77,10 @@ def build_breakdowns(request: FigureRequest) -> tuple[list[Breakdown], list[str]
         for table in distinct_tables(request.plan):
             for split in (s for s in table.splits if not s.endswith(CONTROL_SUFFIX)):
                 try:
-                    made.append(build_breakdown(request, table, by=by, split=split))
+                    if by == CLASS:
+                        made.append(build_class_breakdown(request, table, split=split))
+                    else:
+                        made.append(build_breakdown(request, table, by=by, split=split))
                 except NotDrawn as reason:
                     notes.append(f"break-down by {by} of table {table.name} on {split}: {reason}")
     return made, notes
@@ -113,18 +105,18 @@ def build_breakdown(request: FigureRequest, table: Table, *, by: str, split: str
         for group in groups
     }
     blocks = tuple(
-        Block(metric_head(name), tuple(TableRow(f"{g}, N = {sizes[g]}", _counted(cells[name, g])) for g in groups))
+        Block(metric_head(name), tuple(TableRow(f"{g}, N = {sizes[g]}", counted_cells(cells[name, g])) for g in groups))
         for name in METRICS
     )
     model = TableModel(
-        name=f"{PREFIX}_{by}_{table.name}_{split}",
+        name=breakdown_name(by, table, split),
         caption=_caption(request, table, grouping, split),
         stub=grouping.stub,
         switch_heads=(),
         columns=tuple(Column(row.label) for row in table.rows),
         blocks=blocks,
     )
-    return Breakdown(model, _csv(table, by, sizes, cells))
+    return Breakdown(model, breakdown_csv(table, by, sizes, cells))
 
 
 def _evidence(
@@ -149,46 +141,9 @@ def _evidence(
     return sizes, found
 
 
-def _counted(cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    return tuple(replace(c, count=f"n={c.n}/{c.expected_n}") if 0 < c.n < c.expected_n else c for c in cells)
-
-
 def _caption(request: FigureRequest, table: Table, grouping: Grouping, split: str) -> str:
-    replicates = max(len(row.trial_ids) for row in table.rows)
-    aggregation = (
-        f"Mean ± std over n = {replicates} replicates; of the variants with at least two, the best of a row is bold, "
-        "the second underlined."
-        if replicates > 1
-        else "One replicate: no spread is known, and nothing is set in bold."
-    )
     labels = [metric(name).label for name in METRICS]
     return (
         f"Scores {grouping.caption}, {split_label(split)} (study “{request.plan.study}”, rows of table {table.name}). "
-        f"{aggregation} N is the number of samples; {', '.join(labels)} in {metric(METRICS[0]).unit}."
+        f"{aggregation(table)} N is the number of samples; {', '.join(labels)} in {metric(METRICS[0]).unit}."
     )
-
-
-def _csv(table: Table, by: str, sizes: Mapping[str, int], cells: Mapping[tuple[str, str], Sequence[Cell]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    heads = (
-        "table",
-        "by",
-        "group",
-        "samples",
-        "variant",
-        "split",
-        "metric",
-        "mean",
-        "std",
-        "n",
-        "expected_n",
-        "run_ids",
-    )
-    writer.writerow(heads)
-    for (_, group), of_group in cells.items():
-        for row, cell in zip(table.rows, of_group, strict=True):
-            numbers = ["" if v is None else f"{v:.10g}" for v in (cell.value, cell.std)]
-            place = [table.name, by, group, sizes[group], row.label, cell.split, cell.metric]
-            writer.writerow([*place, *numbers, cell.n, cell.expected_n, " ".join(cell.run_ids)])
-    return text.getvalue()

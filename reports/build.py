@@ -17,7 +17,8 @@ import pandas as pd
 from harness.errors import HarnessError
 from harness.records import Plan
 from reports.artifacts import FigureRequest, Sources
-from reports.breakdown import Breakdown, build_breakdowns
+from reports.breakdown import build_breakdowns
+from reports.breakdown_parts import Breakdown
 from reports.csv_table import render_csv
 from reports.figures import DrawnFigures, draw_figures
 from reports.granularity import computed_notes, published_notes

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 from harness.metrics import metric
-from harness.records import CONTROL_SUFFIX, Plan, Table
+from harness.records import CONTROL_SUFFIX, Plan, Stress, Table
+from reports.costs import MEANING
 
 DAGGERS = ("†", "‡", "§", "¶")
 """Marks of doubtful figures, in the order of use; doubled when all are taken."""
 
-MEANINGS = {
+SHARE = re.compile(r"p\d\d")
+"""Metrics that are a share of samples."""
+
+MEANINGS: Mapping[str, Mapping[str, str]] = {
     "referring": {
-        "oiou": "oIoU the summed intersection over the summed union",
-        "miou": "mIoU the mean IoU over samples",
+        "oiou": "the summed intersection over the summed union",
+        "miou": "the mean IoU over samples",
     },
     "semantic": {
-        "miou": "mIoU the mean IoU over classes",
-        "mpa": "mPA the mean over classes of the share of a class's pixels that is found",
-        "oa": "OA the share of pixels that is right",
-        "fwiou": "FWIoU the IoU weighted by the pixels of a class",
-        "mf1": "mF1 the mean F1 over classes",
-        "kappa": "κ the agreement beyond chance",
+        "oa": "the share of pixels that are right",
+        "mpa": "the mean recall over classes",
+        "miou": "the mean IoU over classes",
+        "fwiou": "the IoU of classes weighted by their pixels",
+        "mf1": "the mean F1 over classes",
+        "kappa": "the agreement beyond chance",
     },
 }
-"""Task -> metric -> what it is, in the order of captions; P@X and scores of one class are explained by their names."""
+"""Task -> metric -> what it is, in the order in which captions say it."""
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -33,6 +38,9 @@ def split_label(split: str) -> str:
     """A split in words: `val` is validation."""
     if split.endswith(CONTROL_SUFFIX):
         return f"{split_label(split.removesuffix(CONTROL_SUFFIX))}, sentences shuffled"
+    stress = Stress.of_split(split)
+    if stress:
+        return f"{split_label(split.partition('-')[0])}, {_stress_words(stress)}"
     return SPLITS.get(split, split)
 
 
@@ -60,6 +68,12 @@ def join_words(words: Iterable[str]) -> str:
     return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
 
+def as_sentence(text: str) -> str:
+    """A remark on one line with a capital at its front and one full stop at its end."""
+    line = " ".join(text.split()).rstrip(".")
+    return f"{line[:1].upper()}{line[1:]}."
+
+
 def write_caption(plan: Plan, table: Table, *, delta: str | None, quotes: bool) -> str:
     """Caption of a table: what is shown, how it was aggregated, how to read it.
 
@@ -73,8 +87,12 @@ def write_caption(plan: Plan, table: Table, *, delta: str | None, quotes: bool) 
     parts = [_opening(plan, table), _aggregation(replicates), *_meanings(plan, table)]
     if delta:
         parts.append(delta)
+    if table.costs:
+        parts.append(MEANING)
     if quotes:
         parts.append("Published figures are quoted from their sources and take no part in the ranking.")
+    if plan.data_note:
+        parts.append(as_sentence(plan.data_note))
     return " ".join(parts)
 
 
@@ -84,7 +102,8 @@ def _opening(plan: Plan, table: Table) -> str:
     of = "" if table.group == table.kind else f" of {table.group}"
     datasets = dict.fromkeys(str(t.data["name"]) for t in plan.trials if "name" in t.data)
     on = f" on {join_words(datasets)}" if datasets else ""
-    splits = join_words(split_label(s) for s in table.splits)
+    labels = [split_label(s) for s in table.splits]
+    splits = "; ".join(labels) if any("," in label for label in labels) else join_words(labels)
     return f"{table.kind.capitalize()}{of}{on}, {splits} (study “{plan.study}”)."
 
 
@@ -98,14 +117,26 @@ def _aggregation(replicates: int) -> str:
 
 
 def _meanings(plan: Plan, table: Table) -> list[str]:
-    metrics = [metric(m) for m in table.metrics]
-    shares = any(m.threshold is not None for m in metrics)
-    task = plan.trials[0].task if plan.trials else "referring"
-    meanings = ["P@X is the share of samples with IoU of at least X"] if shares else []
-    meanings += [text for name, text in MEANINGS[task].items() if name in table.metrics]
-    if not meanings:
+    """What each metric of a table is; mIoU is one thing per sample and another per class."""
+    names = set(table.metrics)
+    clauses = ["P@X is the share of samples with IoU of at least X"] if any(map(SHARE.fullmatch, names)) else []
+    of_task = MEANINGS["semantic" if any(t.task == "semantic" for t in plan.trials) else "referring"]
+    for name in (n for n in of_task if n in names):
+        clauses.append(f"{metric(name).label} {'' if clauses else 'is '}{of_task[name]}")
+    if of_class := [metric(name).label for name in table.metrics if "." in name]:
+        clauses.append(f"{', '.join(of_class)} {'' if clauses else 'is '}the score of one class alone")
+    if not clauses:
         return []
-    if not shares:
-        meanings[0] = meanings[0].replace(" the", " is the", 1)
-    units = join_words(dict.fromkeys(m.unit for m in metrics))
-    return [f"{join_words(meanings)}; all in {units}."]
+    units = join_words(dict.fromkeys(metric(name).unit for name in table.metrics))
+    return [f"{join_words(clauses)}; all in {units}."]
+
+
+def _stress_words(stress: Stress) -> str:
+    if stress.kind == "drop":
+        return f"without {stress.modality}"
+    if stress.kind == "shift":
+        return f"{stress.modality} shifted by {stress.level:g} px"
+    if stress.kind == "noise":
+        deviations = "deviation" if stress.level == 1 else "deviations"
+        return f"noise of {stress.level:g} standard {deviations} on {stress.modality}"
+    return f"{stress.kind} of {stress.level:g} on {stress.modality}"

@@ -21,15 +21,16 @@ def render_csv(table: TableModel) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
+    lines: dict[tuple[str, ...], None] = {}
     for row, cell in table.cells():
-        if cell.state in (CellState.NOT_REPORTED, CellState.REFERENCE):
+        if cell.state in (CellState.NOT_REPORTED, CellState.REFERENCE) or (row.is_published and cell.value is None):
             continue
         metric = f"{DELTA if cell.is_delta else ''}{cell.metric}"
         numbers = ["" if v is None else f"{v:.10g}" for v in (cell.value, cell.std)]
         counts = ["", ""] if row.is_published else [str(cell.n), str(cell.expected_n)]
         ids = [" ".join(cell.trial_ids), " ".join(cell.run_ids)]
         published = "true" if row.is_published else "false"
-        writer.writerow(
-            [table.name, row.label, cell.split, metric, *numbers, *counts, cell.state, published, cell.source, *ids]
-        )
+        place = (table.name, row.label, cell.split, metric)
+        lines[*place, *numbers, *counts, cell.state, published, cell.source, *ids] = None
+    writer.writerows(lines)  # costs once, though a table of panels shows them in each
     return text.getvalue()

@@ -15,6 +15,7 @@ from reports.delta_figure import draw_delta
 from reports.drawing import SUFFIXES, Drawing, write_drawing
 from reports.feature_maps import draw_feature_maps
 from reports.qualitative import draw_qualitative
+from reports.robustness_figure import draw_robustness
 from reports.style import house_style
 
 
@@ -32,6 +33,7 @@ FIGURES: Mapping[str, FigureKind] = {
     "precision_curve": FigureKind(draw_precision_curve),
     "learning_curves": FigureKind(draw_learning_curves),
     "qualitative": FigureKind(draw_qualitative),
+    "robustness": FigureKind(draw_robustness),
     "feature_maps": FigureKind(draw_feature_maps, kinds=("ablation",)),
 }
 """Name in `report.figures` -> figure."""

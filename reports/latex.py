@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jinja2
 
 from harness.errors import HarnessError
+from reports import costs
 from reports.latex_text import Latex, latex_escape
 from reports.table_model import Cell, CellState, Emphasis, TableModel, TableRow
 
@@ -33,6 +34,7 @@ WORDS = {
     CellState.MISSING: "--",
     CellState.REFERENCE: r"{\scriptsize ref.}",
     CellState.NOT_REPORTED: "",
+    CellState.NOT_RECORDED: "---",
 }
 """What stands where there is no figure."""
 
@@ -72,6 +74,8 @@ def render_document(table_names: Sequence[str], *, title: str) -> str:
 
 def cell_source(cell: Cell) -> Latex:
     """Two columns of a table: the figure, right-aligned, and what follows it."""
+    if cell.split == costs.SPLIT:  # nothing follows a cost
+        return Latex(rf"\multicolumn{{2}}{{r}}{{{latex_escape(cell.figure) or WORDS[cell.state]}}}")
     if cell.value is None:
         return Latex(rf"\multicolumn{{2}}{{c}}{{{WORDS[cell.state]}}}")
     wrapper = {Emphasis.BEST: r"\textbf{%s}", Emphasis.SECOND: r"\underline{%s}"}.get(cell.emphasis, "%s")

@@ -12,6 +12,7 @@ WORDS = {
     CellState.MISSING: "--",
     CellState.REFERENCE: "ref.",
     CellState.NOT_REPORTED: "",
+    CellState.NOT_RECORDED: "—",
 }
 """What stands where there is no figure."""
 

@@ -1,7 +1,8 @@
 """Published numbers: figures quoted from papers, each with its source and, where there is one, its doubt.
 
-A file of `experiments/published/` names the dataset, the number of samples of each split, its sources and doubts once,
-and then lists rows. Figures are written as printed, in per cent.
+A file of `experiments/published/` names the dataset, its splits, its sources and doubts once, and then lists rows.
+Figures are written as printed, in per cent. Rows that were not obtained alike belong to different `protocols`: tables
+keep them apart, each under a heading that says how they were obtained.
 """
 
 from __future__ import annotations
@@ -43,7 +44,17 @@ class Source(Strict):
     """As a footnote says it."""
     cite: str
     """Citation key."""
-    url: str
+    url: str = ""
+    """Empty where none is known."""
+
+
+class Protocol(Strict):
+    """How the figures of some rows were obtained, where rows of one file were not obtained alike."""
+
+    heading: str
+    """In a few words, as it stands above the rows: whose split, which mean."""
+    text: str
+    """As a footnote says it."""
 
 
 class PublishedRow(Strict):
@@ -54,7 +65,7 @@ class PublishedRow(Strict):
     label: str
     """As the publication calls it."""
     match: dict[str, Any]
-    """Axis path -> value that one of our variants must have to be the same method."""
+    """Axis path -> value that one of our variants must have to be the same method; empty for methods we do not have."""
     split: Name
     scores: dict[str, Printed]
     """Metric -> figure as printed, per cent."""
@@ -62,42 +73,54 @@ class PublishedRow(Strict):
     """Source of every figure that `sources` does not list."""
     sources: dict[str, Name] = {}
     """Metric -> source, where it differs."""
-    protocol: str
-    """How the figures were obtained, as far as it is known."""
+    protocol: str = ""
+    """How the figures were obtained, as far as it is known; empty where `under` says all of it."""
+    under: Name | None = None
+    """Entry of `protocols` that it was obtained under; None in files whose rows can be compared with each other."""
     doubts: dict[str, Name] = {}
     """Metric, or `row` for all -> doubt."""
 
     def matches(self, trial: Trial) -> bool:
-        """Whether the trial's configuration has every value that `match` asks for."""
-        return all(axis_value(trial, path) == value for path, value in self.match.items())
+        """Whether the trial's configuration has every value that `match` asks for; it asks for at least one."""
+        return bool(self.match) and all(axis_value(trial, path) == value for path, value in self.match.items())
 
 
 class Published(Strict):
     """One file of published numbers."""
 
     dataset: str
-    splits: dict[Name, Annotated[int, Field(gt=0)]]
-    """Split -> number of samples."""
+    task: str = "referring"
+    """The task that every metric must belong to."""
+    splits: dict[Name, Annotated[int, Field(gt=0)] | None]
+    """Split -> number of samples; null where it is not known, or differs between the rows."""
     sources: dict[Name, Source]
     doubts: dict[Name, str]
     """Why a figure may be wrong, as a footnote says it."""
+    protocols: dict[Name, Protocol] = {}
     rows: tuple[PublishedRow, ...]
 
     @model_validator(mode="after")
     def _check_names(self) -> Published:
-        seen: set[tuple[str, str, str]] = set()
+        seen: set[tuple[str, str, str, str | None]] = set()
         for row in self.rows:
             where = f"row {row.table}/{row.label}/{row.split}"
             _check(row.split in self.splits, where, "split", row.split, self.splits)
             for name in (*row.scores, *row.sources, *(m for m in row.doubts if m != WHOLE_ROW)):
-                _check_metric(name, where)
+                _check_metric(name, where, self.task)
+                if SHARE.fullmatch(name) and self.splits[row.split] is None:
+                    raise ValueError(f"{where}: {name} is a share of samples, so splits.{row.split} must say how many")
             for source in (row.source, *row.sources.values()):
                 _check(source in self.sources, where, "source", source, self.sources)
             for doubt in row.doubts.values():
                 _check(doubt in self.doubts, where, "doubt", doubt, self.doubts)
-            if (row.table, row.label, row.split) in seen:
+            if row.under is not None:
+                _check(row.under in self.protocols, where, "protocol", row.under, self.protocols)
+            if not row.protocol and row.under is None:
+                raise ValueError(f"{where} must say its protocol, or be under one of the file's")
+            key = (row.table, row.label, row.split, row.under)
+            if key in seen:
                 raise ValueError(f"{where} must be given once")
-            seen.add((row.table, row.label, row.split))
+            seen.add(key)
         return self
 
     def table(self, *names: str) -> tuple[PublishedRow, ...]:
@@ -120,11 +143,13 @@ def _check(ok: bool, where: str, kind: str, name: str, known: Mapping[str, Any])
         raise ValueError(f"{where}: unknown {kind} {name!r}; {nearest(name, known)}")
 
 
-def _check_metric(name: str, where: str) -> None:
+def _check_metric(name: str, where: str, task: str) -> None:
     try:
-        metric(name)
+        tasks = metric(name).tasks
     except UnknownNameError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{where}: {error}") from None
+    if task not in tasks:
+        raise ValueError(f"{where}: metric {name!r} must belong to the task {task!r}, it is for {' and '.join(tasks)}")
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -198,5 +223,5 @@ def granularity_problems(published: Published) -> tuple[GranularityProblem, ...]
         GranularityProblem(row.table, row.label, row.split, name, printed)
         for row in published.rows
         for name, printed in row.scores.items()
-        if SHARE.fullmatch(name) and not on_grid(printed, published.splits[row.split])
+        if SHARE.fullmatch(name) and not on_grid(printed, published.splits[row.split] or 0)
     )

@@ -24,6 +24,8 @@ class CellState(StrEnum):
     """Quoted from somebody else's publication."""
     NOT_REPORTED = "not reported"
     """A figure that the publication does not give."""
+    NOT_RECORDED = "not recorded"
+    """A cost that no run has recorded, or that is not quoted."""
 
 
 class Emphasis(StrEnum):

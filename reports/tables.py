@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from harness.metrics import metric
 from harness.records import Plan, Row, Table, TrialState
 from reports.captions import dagger_mark, join_words, letter_mark, metric_head, split_label, write_caption
 from reports.cells import delta_cell, hoist_count, published_cell, rank_cells, score_cell
+from reports.class_scores import averaging_notes
+from reports.costs import cost_cells, cost_columns, quoted_costs
 from reports.evidence import Evidence, collect_evidence
 from reports.published import WHOLE_ROW, Published, PublishedRow, axis_value
 from reports.table_model import Block, Cell, CellState, Column, Footnote, TableModel, TableRow
@@ -93,6 +95,7 @@ def build_table(plan: Plan, table: Table, frame: pd.DataFrame, published: Publis
     shared = {row.note for row in table.rows}
     if len(shared) == 1 and any(shared):
         request.notes.general.append(f"All rows of this study: {shared.pop()}")
+    request.notes.general += averaging_notes(request.evidence, table.splits, table.metrics)
     for skipped in plan.skipped:
         if skipped.table == table.name:
             request.notes.general.append(f"Not trained: {skipped.variant} ({_one_line(skipped.reason)}).")
@@ -105,7 +108,7 @@ def build_table(plan: Plan, table: Table, frame: pd.DataFrame, published: Publis
         caption=write_caption(plan, table, delta=delta, quotes=published is not None),
         stub=STUBS[table.kind],
         switch_heads=tuple(path.rpartition(".")[2].replace("_", " ").capitalize() for path in axes),
-        columns=tuple(_columns(request, panels[0], grouped=len(panels[0]) > 1)),
+        columns=(*_columns(request, panels[0], grouped=len(panels[0]) > 1), *(cost_columns() if table.costs else ())),
         blocks=tuple(blocks),
         footnotes=request.notes.footnotes(),
     )
@@ -137,15 +140,7 @@ def _columns(request: Request, splits: Sequence[str], *, grouped: bool) -> list[
 def _blocks(request: Request, splits: Sequence[str], axes: Sequence[str], *, titled: bool) -> list[Block]:
     title = split_label(splits[0]).capitalize() if titled else ""
     blocks = [Block(f"{title}, this study" if title else "", _our_rows(request, splits, axes))]
-    if request.published:
-        rows = _published_rows(request, request.published, splits)
-        if rows:
-            shared = tuple(m for m in rows[0].marks if all(m in row.marks for row in rows))
-            rows = [replace(row, marks=tuple(m for m in row.marks if m not in shared)) for row in rows]
-            heading = f"published on {request.published.dataset} (quoted)"
-            heading = f"{title}, {heading}" if title else heading[0].upper() + heading[1:]
-            blocks.append(Block(heading, tuple(rows), shared))
-    return blocks
+    return [*blocks, *(_published_blocks(request, request.published, splits, title) if request.published else ())]
 
 
 def _our_rows(request: Request, splits: Sequence[str], axes: Sequence[str]) -> tuple[TableRow, ...]:
@@ -154,9 +149,10 @@ def _our_rows(request: Request, splits: Sequence[str], axes: Sequence[str]) -> t
     rows = []
     for row, cells in zip(request.table.rows, zip(*ranked, strict=True), strict=True):
         counted, count = hoist_count(cells)
+        costs = cost_cells(row, request.evidence) if request.table.costs else ()
         switches = tuple(_switch(request.plan, row, path) for path in axes)
         marks = (*_note_marks(request, row), *_failure_marks(request, row))
-        rows.append(TableRow(row.label, counted, switches, count, marks))
+        rows.append(TableRow(row.label, (*counted, *costs), switches, count, marks))
     return tuple(rows)
 
 
@@ -195,11 +191,26 @@ def _switch(plan: Plan, row: Row, path: str) -> bool | str:
     return value if isinstance(value, bool) else "" if value is None else str(value)
 
 
-def _published_rows(request: Request, published: Published, splits: Sequence[str]) -> list[TableRow]:
+def _published_blocks(request: Request, published: Published, splits: Sequence[str], title: str) -> Iterator[Block]:
+    """A block of quoted rows for each protocol: figures of different protocols must not stand in one list."""
+    metrics = set(request.table.metrics)
+    quoted = published.table(request.table.name, request.table.group)
+    shown = [row for row in quoted if row.split in splits and metrics & set(row.scores)]
+    for under in dict.fromkeys(row.under for row in shown):
+        rows = _published_rows(request, published, [row for row in shown if row.under == under], splits)
+        shared = tuple(m for m in rows[0].marks if all(m in row.marks for row in rows))
+        rows = [replace(row, marks=tuple(m for m in row.marks if m not in shared)) for row in rows]
+        heading = f"published on {published.dataset} (quoted)"
+        heading = f"{title}, {heading}" if title else heading[0].upper() + heading[1:]
+        yield Block(f"{heading}: {published.protocols[under].heading}" if under else heading, tuple(rows), shared)
+
+
+def _published_rows(
+    request: Request, published: Published, quoted: Sequence[PublishedRow], splits: Sequence[str]
+) -> list[TableRow]:
     by_label: dict[str, dict[str, PublishedRow]] = {}
-    for row in published.table(request.table.name, request.table.group):
-        if row.split in splits and set(row.scores) & set(request.table.metrics):
-            by_label.setdefault(row.label, {})[row.split] = row
+    for row in quoted:
+        by_label.setdefault(row.label, {})[row.split] = row
     reference = _published_reference(request, by_label)
     rows = []
     for label, of_split in by_label.items():
@@ -210,6 +221,7 @@ def _published_rows(request: Request, published: Published, splits: Sequence[str
             if request.reference:
                 cells.append(_quoted_delta(request.delta_metric, row_here, reference.get(split), split))
         marks = dict.fromkeys(mark for row in of_split.values() for mark in _row_marks(request, published, row))
+        cells += quoted_costs() if request.table.costs else ()
         rows.append(TableRow(label, tuple(cells), marks=tuple(marks), is_published=True))
     return rows
 
@@ -231,7 +243,8 @@ def _quoted_cells(request: Request, published: Published, row: PublishedRow | No
         marks = [request.notes.remark(f"Source: {source}.")] if name in row.sources else []
         if name in row.doubts:
             marks.append(request.notes.doubt(_doubtful(published, row.doubts[name])))
-        cells.append(published_cell(split, name, row.scores[name], source=source, marks=tuple(marks)))
+        under = f" ({published.protocols[row.under].heading})" if row.under else ""
+        cells.append(published_cell(split, name, row.scores[name], source=source + under, marks=tuple(marks)))
     return cells
 
 
@@ -246,6 +259,9 @@ def _quoted_delta(name: str, row: PublishedRow | None, reference: PublishedRow |
 
 def _row_marks(request: Request, published: Published, row: PublishedRow) -> list[str]:
     marks = [request.notes.remark(f"Source: {published.sources[row.source].text}.")]
+    how = [published.protocols[row.under].text] if row.under else []
+    how += [row.protocol] if row.protocol else []
+    marks += [request.notes.remark(f"Protocol: {' '.join(text.split()).rstrip('.')}.") for text in how]
     if WHOLE_ROW in row.doubts:
         marks.append(request.notes.doubt(_doubtful(published, row.doubts[WHOLE_ROW])))
     return marks

@@ -11,11 +11,15 @@ from reports.table_model import Cell, Emphasis, TableModel, TableRow
 
 STYLES = {Emphasis.BEST: "bold", Emphasis.SECOND: "underline", Emphasis.NONE: ""}
 
+MIN_STUB = 24
+"""Characters that the column of labels may take even where all labels are shorter."""
+
 
 def render_terminal(table: TableModel) -> Table:
     """The table as a rich renderable: best bold, second underlined, published rows dim, `†` where a footnote is."""
-    grid = Table(title=table.name, title_justify="left", box=box.SIMPLE_HEAD)
-    grid.add_column(table.stub)
+    grid = Table(title=table.name, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    labels = [len(_label(row)) for block in table.blocks for row in block.rows]
+    grid.add_column(table.stub, max_width=max([MIN_STUB, *labels]))  # a heading wraps and widens nothing
     for column in table.columns:
         grid.add_column(f"{column.head} {column.group}".strip(), justify="right")
     for number, block in enumerate(table.blocks):
@@ -29,13 +33,16 @@ def render_terminal(table: TableModel) -> Table:
 
 
 def _row(row: TableRow) -> list[Text]:
-    label = f"{row.label} ({row.count})" if row.count else row.label
-    return [Text(label), *map(_cell, row.cells)]
+    return [Text(_label(row)), *map(_cell, row.cells)]
+
+
+def _label(row: TableRow) -> str:
+    return f"{row.label} ({row.count})" if row.count else row.label
 
 
 def _cell(cell: Cell) -> Text:
     if cell.value is None:
         return Text(WORDS[cell.state])
-    spread = f" ± {cell.spread}" if cell.spread else ""
+    spread = f"±{cell.spread}" if cell.spread else ""
     count = f" ({cell.count})" if cell.count else ""
     return Text.assemble((cell.figure, STYLES[cell.emphasis]), spread, count, "†" if cell.marks else "")

@@ -15,6 +15,7 @@ from harness.metrics import referring_scores
 from harness.spec_report import ReportConfig
 from reports.artifacts import NotDrawn
 from reports.breakdown import GROUPINGS, LENGTHS, SIZES, build_breakdown, build_breakdowns, object_size, sentence_length
+from reports.class_breakdown import CLASS
 from reports.latex import render_table
 from reports.markdown import render_markdown
 from tests.drawn_study import CannedArtifacts, make_request
@@ -26,7 +27,7 @@ def lines_of(text: str) -> list[dict[str, str]]:
 
 def test_every_name_that_a_study_may_use_exists() -> None:
     (names, _) = get_args(ReportConfig.model_fields["breakdowns"].annotation)
-    assert set(get_args(names)) == set(GROUPINGS)
+    assert set(get_args(names)) == {*GROUPINGS, CLASS}
 
 
 def test_sizes_are_shares_of_the_image() -> None:

@@ -30,6 +30,10 @@ STEMS = (
     *("delta_parts", "precision_curve_parts", "learning_curves_parts", "qualitative_parts"),
     *("feature_maps_parts_1", "feature_maps_parts_2"),
 )
+UNDISTURBED = (
+    "figure robustness of table parts: no complete run has miou on a disturbed test split; ask for some with "
+    "evaluate.stress in the study"
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def test_every_name_that_a_study_may_use_is_drawn() -> None:
 
 def test_each_figure_is_four_files(drawn: DrawnFigures) -> None:
     assert [p.name for p in drawn.paths] == [stem + suffix for stem in STEMS for suffix in SUFFIXES]
-    assert not drawn.notes
+    assert drawn.notes == (UNDISTURBED,)
     for path in drawn.paths:
         if path.suffix == ".png":
             with Image.open(path) as image:
@@ -93,6 +97,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
         "figure precision_curve of table parts: no complete run has left a per-sample table",
         "figure learning_curves of table parts: no complete run has the learning curve val/miou",
         "figure qualitative of table parts: it takes per-sample results of the reference and of another row",
+        UNDISTURBED,
         "figure feature_maps of table parts: no complete run has left feature maps; the models may declare none",
     )
 

@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError
-from reports.published import axis_value, granularity_problems, load_published, on_grid
+from harness.metrics import metric
+from models.base import MODELS
+from reports.published import PublishedRow, axis_value, granularity_problems, load_published, on_grid
 from tests.report_frame import make_trial
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "published"
 RRSIS_D = load_published("rrsis_d", folder=FOLDER)
+
+SEMANTIC = ("whu_opt_sar", "gid", "vaihingen", "potsdam", "c2seg_bw", "globe230k")
 
 GOOD = """
 dataset: D
@@ -79,6 +83,67 @@ def test_the_first_table_that_exists_is_taken() -> None:
         RRSIS_D.table("kernles")
 
 
+def rows_of(name: str, table: str = "comparison", under: str | None = None) -> dict[str, PublishedRow]:
+    rows = load_published(name, folder=FOLDER).table(table)
+    return {r.label: r for r in rows if under in (None, r.under)}
+
+
+def test_no_file_is_forgotten() -> None:
+    assert {p.stem for p in FOLDER.glob("*.yaml")} == {"rrsis_d", *SEMANTIC}
+
+
+@pytest.mark.parametrize("name", SEMANTIC)
+def test_land_cover_rows_say_their_protocol_and_have_metrics_of_their_task(name: str) -> None:
+    found = load_published(name, folder=FOLDER)
+    assert found.task == "semantic"
+    for row in found.rows:
+        assert row.under in found.protocols
+        assert row.scores
+        assert all("semantic" in metric(m).tasks for m in row.scores)
+        assert set(row.match) <= {"model.name"}
+        assert row.match.get("model.name", "cmx") in MODELS.names()
+    used = {x for r in found.rows for x in (r.source, *r.sources.values())}
+    assert used == set(found.sources)
+    assert {d for r in found.rows for d in r.doubts.values()} == set(found.doubts)
+    assert {r.under for r in found.rows} == set(found.protocols)
+    assert granularity_problems(found) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "figures"),
+    [("whu_opt_sar", 34, 69), ("gid", 10, 19), ("vaihingen", 14, 34), ("potsdam", 14, 34), ("c2seg_bw", 7, 7)],
+)
+def test_every_land_cover_number_is_there(name: str, rows: int, figures: int) -> None:
+    found = load_published(name, folder=FOLDER)
+    assert (len(found.rows), sum(len(r.scores) for r in found.rows)) == (rows, figures)
+
+
+def test_some_land_cover_numbers_by_hand() -> None:
+    assert rows_of("whu_opt_sar", under="upseg")["UPSeg"].scores == {"miou": 51.3, "mpa": 66.5}
+    assert rows_of("whu_opt_sar", under="asanet")["CMX"].scores == {"miou": 55.68}
+    assert rows_of("gid")["DOFA"].scores == {"miou": 61.5, "mpa": 75.6}
+    assert rows_of("vaihingen")["FTransUNet"].scores == {"oa": 92.40, "mf1": 91.21, "miou": 84.23}
+    assert rows_of("potsdam")["SA-Gate"].scores == {"oa": 87.91, "mf1": 90.26, "miou": 82.53}
+    assert rows_of("c2seg_bw")["MMGLOTS"].scores == {"miou": 19.88}
+    assert "random" not in " ".join(r.under or "" for r in rows_of("c2seg_bw").values())
+    assert rows_of("globe230k")["DF2RQ"].scores == {"miou": 80.73}
+
+
+def test_a_mean_over_eight_classes_times_eight_sevenths_is_the_mean_over_seven() -> None:
+    seven, eight = rows_of("whu_opt_sar", under="solc_7"), rows_of("whu_opt_sar", "solc_printed")
+    assert set(seven) == set(eight)
+    for label, row in eight.items():
+        assert seven[label].scores["miou"] == pytest.approx(row.scores["miou"] * 8 / 7, abs=0.012)
+        assert row.doubts["miou"] == "background_as_zero"
+
+
+def test_models_that_are_only_called_alike_do_not_match() -> None:
+    row = rows_of("whu_opt_sar", under="solc_7")["“MCANet” (MCAM disabled)"]
+    assert (row.match, row.doubts) == ({}, {"row": "no_mcam"})
+    assert not row.matches(make_trial("v", 0, name="mcanet"))
+    assert rows_of("whu_opt_sar", under="upseg")["MCANet"].matches(make_trial("v", 0, name="mcanet"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -93,6 +158,10 @@ def test_the_first_table_that_exists_is_taken() -> None:
         ("label: A,", "label: A, label: B,", r"must be YAML: key 'label' is given twice"),
         ("dataset: D", "dataset: [", r"numbers.yaml: must be YAML: "),
         ("dataset: D", "", r"dataset: Field required"),
+        ("p50: 30", "kappa: 30", r"metric 'kappa' must belong to the task 'referring', it is for semantic"),
+        ("{val: 10}", "{val: null}", r"p50 is a share of samples, so splits.val must say how many"),
+        ("protocol: x", "under: x", r"row t/A/val: unknown protocol 'x'"),
+        (", protocol: x", "", r"row t/A/val must say its protocol, or be under one of the file's"),
     ],
 )
 def test_a_mistake_in_a_file_is_one_clear_line(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -68,12 +68,20 @@ def test_csv_is_long_numeric_and_complete(report: ReportFiles) -> None:
     with report.csv[0].open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     ours = [line for line in lines if line["published"] == "false"]
-    assert len(ours) == 6 * 7 * 2
+    assert len(ours) == 6 * 7 * 2 + 6 * 2
     mafn = next(line for line in ours if line["row"] == "MAFN")
     assert (float(mafn["mean"]), mafn["n"], mafn["expected_n"]) == (pytest.approx(0.8216666667), "3", "3")
     assert len(mafn["run_ids"].split()) == 3
     assert {line["mean"] for line in ours if line["row"] in ("LGCE", "CMPC")} == {""}
-    assert {line["state"] for line in ours if line["row"] == "CMPC"} == {"failed"}
+    assert {line["state"] for line in ours if line["row"] == "CMPC"} == {"failed", "not recorded"}
+    cost = next(line for line in ours if line["row"] == "RMSIN" and line["metric"] == "parameters")
+    assert (cost["split"], cost["mean"], cost["std"], cost["n"], cost["state"]) == (
+        "cost",
+        "243000000",
+        "",
+        "2",
+        "partial",
+    )
     assert any(line["row"] == AWKWARD for line in ours)
     quoted = [line for line in lines if line["published"] == "true"]
     assert len(quoted) == 14 * 7

@@ -39,8 +39,8 @@ def table_named(plan: Plan, name: str) -> Table:
     return next(t for t in plan.tables if t.name == name)
 
 
-def build(name: str, *, plan: Plan = PLAN, frame: pd.DataFrame = FRAME) -> TableModel:
-    table = table_named(plan, name)
+def build(name: str, *, plan: Plan = PLAN, frame: pd.DataFrame = FRAME, costs: bool = False) -> TableModel:
+    table = replace(table_named(plan, name), costs=costs)
     return build_table(plan, table, frame, rrsis_d() if table.published else None)
 
 
@@ -51,7 +51,7 @@ def row_of(model: TableModel, label: str, *, published: bool = False, block: int
 
 def one_table(*variants: dict[str, dict[str, object]], **changes: object) -> tuple[Plan, Table]:
     rows, trials = make_rows("g", {k: v for variant in variants for k, v in variant.items()})
-    table = replace(Table("t", "ablation", "g", ("miou",), ("val",), rows), **changes)
+    table = replace(Table("t", "ablation", "g", ("miou",), ("val",), rows, costs=False), **changes)
     return Plan("s", "?", tuple(trials), (table,), replicates=3), table
 
 
@@ -254,7 +254,7 @@ def test_published_differences_are_to_the_published_row_of_our_reference() -> No
 
 
 def test_published_figures_that_are_not_printed_stay_empty() -> None:
-    table = replace(table_named(PLAN, "kernels"), metrics=("p60", "oiou"), splits=("val", "val_shuffled"))
+    table = replace(table_named(PLAN, "kernels"), metrics=("p60", "oiou"), splits=("val", "val_shuffled"), costs=False)
     model = build_table(PLAN, table, FRAME, rrsis_d())
     states = [c.state for c in model.blocks[1].rows[0].cells]
     missing = CellState.NOT_REPORTED
@@ -262,7 +262,7 @@ def test_published_figures_that_are_not_printed_stay_empty() -> None:
     only_p60 = build_table(PLAN, replace(table, metrics=("p60",), splits=("val",)), FRAME, rrsis_d())
     assert len(only_p60.blocks) == 1
     without = rrsis_d().model_copy(update={"rows": tuple(r for r in rrsis_d().rows if r.label != "kernels [1, 3, 5]")})
-    lonely = build_table(PLAN, table_named(PLAN, "kernels"), FRAME, without)
+    lonely = build_table(PLAN, replace(table_named(PLAN, "kernels"), costs=False), FRAME, without)
     assert {r.cells[-1].state for r in lonely.blocks[1].rows} == {missing}
 
 

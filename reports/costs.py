@@ -1,0 +1,76 @@
+"""What a method costs, as columns of a table: parameters and multiply-adds, from the results frame's `cost` split.
+
+Costs are facts of a model, not scores: they have no direction, no spread and no difference to the reference.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from harness.records import Row
+from reports.evidence import Evidence
+from reports.table_model import Cell, CellState, Column
+
+SPLIT = "cost"
+"""Split of the results frame under which costs stand."""
+
+MEANING = "Params are millions of parameters, GMACs billions of multiply-adds per sample."
+"""As captions say it."""
+
+FINE = 0.1
+"""Shown figures below this have two significant digits, others two decimals."""
+
+
+class Cost(NamedTuple):
+    """A recorded cost and how it is shown."""
+
+    name: str
+    """As it is stored."""
+    head: str
+    scale: float
+    """Factor from the stored value to the shown figure."""
+
+
+COSTS = (Cost("parameters", "Params (M)", 1e-6), Cost("gmacs", "GMACs", 1.0))
+
+
+def cost_columns() -> list[Column]:
+    """The columns; costs belong to no split, so they stand under no group."""
+    return [Column(cost.head) for cost in COSTS]
+
+
+def show_cost(value: float, cost: Cost) -> str:
+    """A stored cost as the table shows it."""
+    shown = value * cost.scale
+    return f"{shown:.2g}" if 0 < shown < FINE else f"{shown:.2f}"
+
+
+def cost_cells(row: Row, evidence: Mapping[str, Evidence]) -> tuple[Cell, ...]:
+    """Each cost of a row: the mean over the replicates that recorded it, which is what each of them recorded."""
+    return tuple(_cost_cell(row, evidence, cost) for cost in COSTS)
+
+
+def quoted_costs() -> tuple[Cell, ...]:
+    """The cells of a published row; publications are quoted for their scores only."""
+    return tuple(Cell(SPLIT, cost.name, CellState.NOT_RECORDED) for cost in COSTS)
+
+
+def _cost_cell(row: Row, evidence: Mapping[str, Evidence], cost: Cost) -> Cell:
+    found = [evidence[t] for t in row.trial_ids if t in evidence and (SPLIT, cost.name) in evidence[t].scores]
+    expected = len(row.trial_ids)
+    if not found:
+        return Cell(SPLIT, cost.name, CellState.NOT_RECORDED, expected_n=expected, trial_ids=row.trial_ids)
+    value = statistics.fmean(e.scores[SPLIT, cost.name] for e in found)
+    return Cell(
+        SPLIT,
+        cost.name,
+        CellState.COMPLETE if len(found) == expected else CellState.PARTIAL,
+        value=value,
+        n=len(found),
+        expected_n=expected,
+        figure=show_cost(value, cost),
+        trial_ids=row.trial_ids,
+        run_ids=tuple(e.run_id for e in found),
+    )
