@@ -178,7 +178,8 @@ def test_a_row_is_given_once(tmp_path: Path) -> None:
 
 
 def test_a_score_of_one_class_may_be_quoted(tmp_path: Path) -> None:
-    quoted = load_published("numbers", folder=write(tmp_path, GOOD.replace("p50: 30", "iou.water: 30")))
+    text = "task: semantic\n" + GOOD.replace("p50: 30", "iou.water: 30")
+    quoted = load_published("numbers", folder=write(tmp_path, text))
     assert quoted.rows[0].scores == {"iou.water": 30.0}
 
 
