@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 import harness.train
 from harness.errors import HarnessError, TrialError
 from harness.evaluate import evaluate
-from harness.records import Resources
+from harness.records import Resources, Trial
 from harness.spec_recipe import ReferringTrainConfig
 from harness.tasks import Task
 from harness.train import GlobalBatches, build_optimizer, learning_rate_factor
@@ -34,6 +35,7 @@ from tests.tiny import (
     trainer_of,
     with_workers,
 )
+from tests.tiny_semantic import semantic_trial
 from tests.workers import run_workers
 
 NUM_STEPS = 20
@@ -96,12 +98,11 @@ def test_two_workers_equal_one(tmp_path: Path, whole: dict[str, Any]) -> None:
     assert any(scores["val/miou"] > 0 for scores in whole["scores"].values()), "scores of zero compare nothing"
 
 
-def step_losses(trial_folder: Path, model: SegmentationModel | None = None, **train: Any) -> list[float]:
+def step_losses(trial: Trial, storage: Path) -> list[float]:
     """Loss of every step."""
-    trial = tiny_trial(trial_folder, **train)
-    context = Context(trial_folder, trial)
-    built, task = build(trial, trial_folder)
-    trainer = trainer_of(trial, context, model or built, task)
+    context = Context(storage, trial)
+    built, task = build(trial, storage)
+    trainer = trainer_of(trial, context, built, task)
     found: list[float] = []
     step = trainer._step
 
@@ -117,10 +118,12 @@ def step_losses(trial_folder: Path, model: SegmentationModel | None = None, **tr
     return found
 
 
-def test_loss_curve(tmp_path: Path, golden: Golden) -> None:
+@pytest.mark.parametrize("trial_of", [tiny_trial, semantic_trial])
+def test_loss_curve(tmp_path: Path, golden: Golden, trial_of: Callable[..., Trial]) -> None:
     with double_precision():
-        found = step_losses(tmp_path, epochs=NUM_STEPS // 2)
-    path = golden.folder / "loss_curve_referring.json"
+        trial = trial_of(tmp_path, epochs=NUM_STEPS // 2)
+        found = step_losses(trial, tmp_path)
+    path = golden.folder / f"loss_curve_{trial.task}.json"
     if golden.regen:
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     expected = json.loads(path.read_text(encoding="utf-8"))
