@@ -271,7 +271,8 @@ def _looks_like_label(stored: NDArray[Any], coding: LabelCoding) -> bool:
 def _require_bands(path: Path, what: str, expected: int, found: RasterInfo) -> None:
     if found.num_bands != expected:
         hint = "; is this a label raster?" if expected > 1 and found.num_bands == 1 else ""
-        raise DataError(f"{path}: {what} must have {expected} bands, found {found.num_bands}{hint}")
+        bands = "1 band" if expected == 1 else f"{expected} bands"
+        raise DataError(f"{path}: {what} must have {bands}, found {found.num_bands}{hint}")
 
 
 def _require_inside(tile: SemanticTile, window: Window) -> None:
