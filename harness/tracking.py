@@ -32,7 +32,7 @@ STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialSta
 MAX_BATCH = 500
 MAX_PARAMS = 100
 MAX_TAG = 4000
-FILES = ("samples_*.parquet", "predictions_*.parquet", "feature_maps.npz", "environment.json")
+FILES = ("samples_*.parquet", "predictions_*.parquet", "feature_maps.npz", "environment.json", "data.json")
 """Files of a trial's folder that become artifacts of its run."""
 REMOTE = ("http://", "https://", "databricks")
 """How the URI of a store begins that keeps artifacts itself."""
