@@ -26,7 +26,7 @@ DATASETS: Registry[type[Dataset]] = Registry(
             *("base", "raster", "transforms", "splits", "cache", "synthetic", "coco_mask", "scenes", "referring"),
             *("layout", "miniature", "checking", "triplets", "triplet_miniature", "cache_folder"),
             *("semantic", "label_coding", "raster_dataset", "raster_check", "statistics", "landscape"),
-            *("isprs", "matlab", "crops"),
+            *("isprs", "matlab", "hdf5", "crops"),
         }
     ),
 )

@@ -1,12 +1,14 @@
 """C2Seg: land cover across cities from hyperspectral, multispectral and radar images, 13 classes.
 
 Hong et al., "Cross-city matters", Remote Sensing of Environment 2023 (https://doi.org/10.1016/j.rse.2023.113856).
-`BW`: Beijing for training and Wuhan for the test, as patches in the layout of the DF2RQ repository:
-`BW/<city>/{hsi,msi,sar,label}/<city>_<r0>_<r1>_<c0>_<c1>_<modality>.tiff`. `AB`: Augsburg and Berlin, one MATLAB file
-(below version 7.3) per city, `<city>_multimodal.mat` with HSI, MSI, SAR and label. Label 0 is none, 1 to 13 are the
-classes. There is no validation part; the lower fifth of the source city is held out, so that nothing is chosen on the
-target. A radar pixel that is NaN gets the mean of its four neighbours, as published; hyperspectral reflectance stored
-as integers x 10,000 (median above 5) is divided.
+`BW`: Beijing for training and Wuhan for the test, either as patches in the layout of the DF2RQ repository,
+`BW/<city>/{hsi,msi,sar,label}/<city>_<r0>_<r1>_<c0>_<c1>_<modality>.tiff`, or, without a folder `BW`, as published:
+`<city>.mat` with HSI (30 m), MSI and SAR (10 m) and `<city>_label.mat`, MATLAB 7.3; the hyperspectral pixels are then
+repeated 3 x 3 and cut to size, and the `label` inside `<city>.mat`, which holds other codes, is not used. `AB`:
+Augsburg and Berlin, one MATLAB file (below version 7.3) per city, `<city>_multimodal.mat` with HSI, MSI, SAR and label.
+Label 0 is none, 1 to 13 are the classes. There is no validation part; the lower fifth of the source city is held out,
+so that nothing is chosen on the target. A radar pixel that is NaN gets the mean of its four neighbours, as published;
+hyperspectral reflectance stored as integers x 10,000 (median above 5) is divided.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ CLASSES = tuple(
 
 _CITIES = {"BW": ("beijing", "wuhan"), "AB": ("augsburg", "berlin")}
 _VARIABLES = {"hsi": "HSI", "msi": "MSI", "sar": "SAR"}
+_HSI_FACTOR = 3  # 30 m and 10 m
 _NUM_NAME_PARTS = 6
 _NUM_SYNTHETIC_BANDS = 12
 
@@ -67,7 +70,7 @@ class _Patch(NamedTuple):
 
 @DATASETS.register("c2seg")
 class C2Seg(RasterDataset):
-    """C2Seg opened at the folder that holds `BW`, or the two MATLAB files of `AB`."""
+    """C2Seg opened at the folder that holds `BW` or its four MATLAB files, or the two MATLAB files of `AB`."""
 
     info: ClassVar[DatasetInfo] = DatasetInfo(
         title="C2Seg",
@@ -86,8 +89,12 @@ class C2Seg(RasterDataset):
     def _find(self, root: Path) -> Layout:
         options: C2SegOptions = self.options
         source = _CITIES[options.cities][0]
-        self.uniform = options.cities == "BW"
-        scenes = _patches(root, options) if self.uniform else _whole_cities(root)
+        self._is_published_bw = options.cities == "BW" and _is_published_bw(root)
+        self.uniform = options.cities == "BW" and not self._is_published_bw
+        if self._is_published_bw:
+            scenes = _published_bw(root)
+        else:
+            scenes = _patches(root, options) if self.uniform else _whole_cities(root)
         if not scenes:
             raise DataError(f"{root / 'BW'}: must hold patches like {source}/label/{source}_0_256_0_256_label.tiff")
         hsi = scenes[0].files["hsi"]
@@ -99,7 +106,7 @@ class C2Seg(RasterDataset):
             self._hsi_scale = np.float32(1e4)
         bands = tuple(f"h{number}" for number in numbers)
         sources = (
-            Source(ModalityInfo("hsi", bands), numbers, header.num_bands),
+            Source(ModalityInfo("hsi", bands), numbers, header.num_bands, _HSI_FACTOR if self._is_published_bw else 1),
             Source(ModalityInfo("msi", ("m1", "m2", "m3", "m4")), (1, 2, 3, 4), 4),
             Source(ModalityInfo("sar", ("s1", "s2")), (1, 2), 2),
         )
@@ -107,6 +114,8 @@ class C2Seg(RasterDataset):
         return Layout(scenes, sources, CLASSES, coding)
 
     def _divide(self, tiles: Sequence[SemanticTile]) -> Sequence[SemanticTile]:
+        if self._is_published_bw:
+            tiles = [replace(tile, by_columns=True) for tile in tiles]
         if self.uniform or self.options.validation == "none":
             return tiles
         train, test = tiles
@@ -216,3 +225,26 @@ def _whole_cities(root: Path) -> list[Scene]:
         files = {name: found[variable] for name, variable in _VARIABLES.items()}
         scenes.append(Scene(key=city, split=split, files=files, label=found["label"]))
     return scenes
+
+
+def _is_published_bw(root: Path) -> bool:
+    return not (root / "BW").is_dir() and any((root / name).is_file() for name in _published_names())
+
+
+def _published_names() -> list[str]:
+    return [f"{city}{suffix}.mat" for city in _CITIES["BW"] for suffix in ("", "_label")]
+
+
+def _published_bw(root: Path) -> list[Scene]:
+    require_layout(root, "C2Seg-BW", files=_published_names(), folders=())
+    # Predictions are written like the first file, so one of full size.
+    names = sorted(_VARIABLES, key=lambda name: name == "hsi")
+    return [
+        Scene(
+            key=city,
+            split=split,
+            files={name: root / f"{city}.mat" / _VARIABLES[name] for name in names},
+            label=root / f"{city}_label.mat" / "label",
+        )
+        for city, split in zip(_CITIES["BW"], ("train", "test"), strict=True)
+    ]

@@ -44,7 +44,7 @@ class LabelCoding(Protocol):
 
 @dataclass(frozen=True)
 class IntegerCodes:
-    """One band of integers."""
+    """One band of integers, which MATLAB may store as floating-point numbers."""
 
     indices: Mapping[int, int]
     """Stored code -> class index."""
@@ -81,6 +81,8 @@ class IntegerCodes:
         table = np.full(high - low + 3, _UNKNOWN, dtype=np.uint8)
         for code in known:
             table[code - low + 1] = self.indices.get(code, IGNORED)
+        if np.issubdtype(codes.dtype, np.floating):
+            codes = np.where(np.rint(codes) == codes, codes, low - 1).clip(low - 1, high + 1)
         return table[np.clip(codes.astype(np.int64) - low + 1, 0, len(table) - 1)]
 
 

@@ -1,7 +1,7 @@
 """MATLAB files below version 7.3 as rasters: unpacked once into the node's cache folder, then read in windows.
 
 The format has no windows: one variable at a time is held in memory while it is unpacked, never during training. Files
-of version 7.3 are HDF5, which needs another reader.
+of version 7.3 are HDF5, see `harness/data/hdf5.py`.
 """
 
 from __future__ import annotations
@@ -68,8 +68,7 @@ def _variable(path: Path, name: str) -> Any:
         loaded = scipy.io.loadmat(path, variable_names=[name])
     except NotImplementedError as error:
         raise DataError(
-            f"{path}: must be a MATLAB file below version 7.3, found 7.3 (HDF5), which is not read here; "
-            "cut it into patches (docs/data.md)"
+            f"{path}: must be a MATLAB file below version 7.3, found 7.3 (HDF5); save it in MATLAB with '-v7'"
         ) from error
     except (MatReadError, ValueError, TypeError, OSError, EOFError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -3,6 +3,8 @@
 Open files are kept per thread and process (a handle that a fork shares would move the parent's file position), at
 most `MAX_OPEN` of them. GDAL's cache of decoded blocks is limited to 128 MB per process unless `GDAL_CACHEMAX` is set,
 so the memory of a loader does not depend on the size of the scenes.
+
+A path `<file>.mat/<variable>` is a variable of a MATLAB 7.3 file, see `harness/data/hdf5.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.hdf5 import Transposed, file_of, is_variable, require_complete, subdataset
 from harness.data.semantic import IGNORED, Bounds, Window
 from harness.errors import DataError
 
@@ -178,7 +181,7 @@ def _open(path: Path) -> Any:
         _HANDLES.process = os.getpid()
         _HANDLES.files = OrderedDict()
     try:
-        state = path.stat()
+        state = file_of(path).stat()
     except OSError as error:
         raise DataError(f"{path}: must be a raster file, found: {error.strerror}") from error
     key = (str(path), state.st_mtime_ns, state.st_size)
@@ -186,15 +189,47 @@ def _open(path: Path) -> Any:
     if key in files:
         files.move_to_end(key)
         return files[key]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            files[key] = rasterio.open(path)
-        except RasterioError as error:
-            raise DataError(f"{path}: must be a raster file, found: {_reason(error)}; copy the file again") from error
+    files[key] = _open_variable(path) if is_variable(path) else _open_raster(path)
     if len(files) > MAX_OPEN:
         files.popitem(last=False)[1].close()
     return files[key]
+
+
+def _open_raster(path: Path) -> Any:
+    try:
+        return _opened(str(path))
+    except RasterioError as error:
+        raise DataError(f"{path}: must be a raster file, found: {_reason(error)}; copy the file again") from error
+
+
+def _open_variable(path: Path) -> Transposed:
+    file = file_of(path)
+    require_complete(file)
+    try:
+        return Transposed(_opened(subdataset(file, path.name)))
+    except RasterioError as error:
+        raise DataError(f"{file}: {_why_not(file, path.name)}") from error
+
+
+def _why_not(file: Path, variable: str) -> str:
+    """Why a variable could not be opened: GDAL itself only says that there is no such file."""
+    with rasterio.Env() as env:
+        if "HDF5" not in env.drivers():
+            return "is HDF5, which this build of GDAL cannot read; install rasterio from PyPI"
+    complete = "must be a complete MATLAB 7.3 file (HDF5) with at least one matrix"
+    try:
+        with _opened(str(file), driver="HDF5") as source:
+            # A file with a single matrix opens as that matrix and lists nothing.
+            known = sorted(name.rpartition("/")[2] for name in source.subdatasets)
+    except RasterioError:
+        return f"{complete}, found another or a damaged file; copy the file again"
+    return f"must hold the matrix {variable!r}, found {', '.join(known) or 'one of another name'}"
+
+
+def _opened(name: str, driver: str | None = None) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(name, driver=driver)
 
 
 def _require_inside(path: Path, window: Window, source: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from harness.data.base import SPLITS, DataReport
 from harness.data.raster import raster_info
 from harness.data.raster_dataset import RasterDataset
-from harness.data.semantic import IGNORED, SemanticTile, row_windows
+from harness.data.semantic import IGNORED, SemanticTile, strips
 from harness.data.splits import equal_content, shared_pixels
 from harness.errors import DataError
 
@@ -52,7 +52,7 @@ def _sizes(data: RasterDataset, tile: SemanticTile) -> Iterator[Finding]:
 def _labels(data: RasterDataset, tile: SemanticTile, pixels: Counter[int]) -> Iterator[Finding]:
     """Codes in no table; counts the classes in `pixels`."""
     unknown: Counter[str] = Counter()
-    for window in row_windows(tile):
+    for window in strips(tile):
         decoded = data.decode_label(tile, window)
         counts = np.bincount(decoded.indices.ravel(), minlength=256)
         pixels.update({int(index): int(counts[index]) for index in np.flatnonzero(counts)})
@@ -66,7 +66,7 @@ def _values(data: RasterDataset, tile: SemanticTile, hashes: dict[str, str]) -> 
     """Pixels without a value; enters the hash of what was read."""
     content = hashlib.sha256(f"{tile.height}x{tile.width}".encode())
     missing: Counter[str] = Counter()
-    for window in row_windows(tile):
+    for window in strips(tile):
         for name, values in data.read(tile, window).items():
             content.update(values.tobytes())
             missing[name] += int(np.isnan(values).any(axis=0).sum())

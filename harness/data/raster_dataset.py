@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.base import SPLITS, DataReport, DatasetInfo, digest
+from harness.data.hdf5 import file_of, is_variable
 from harness.data.label_coding import Decoded, LabelCoding
 from harness.data.raster import RasterInfo, raster_info, read_bands, read_values
 from harness.data.semantic import IGNORED, ClassInfo, Division, ModalityInfo, SemanticTile, Window
@@ -35,6 +36,8 @@ class Source(NamedTuple):
     """Numbers of its bands in the file, from 1, in the order of `info.bands`."""
     num_file_bands: int
     """Bands that the file must have."""
+    factor: int = 1
+    """Pixels of the tile per pixel of the file, in height and in width: a coarser raster is repeated, then cut."""
 
 
 class Scene(NamedTuple):
@@ -180,7 +183,13 @@ class RasterDataset:
         """A window of one modality; a subclass may repair or rescale it."""
         if self.uniform:
             self._require_size(tile, tile.files[name])
-        return read_values(tile.files[name], _in_file(tile, window), self._sources[name].bands)
+        source, part = self._sources[name], _in_file(tile, window)
+        if source.factor == 1:
+            return read_values(tile.files[name], part, source.bands)
+        coarse = _coarse(part, source.factor)
+        values = read_values(tile.files[name], coarse, source.bands).repeat(source.factor, 1).repeat(source.factor, 2)
+        top, left = part.row - coarse.row * source.factor, part.column - coarse.column * source.factor
+        return values[:, top : top + part.height, left : left + part.width]
 
     def _require_size(self, tile: SemanticTile, path: Path) -> None:
         found = raster_info(path)
@@ -207,26 +216,31 @@ class RasterDataset:
     def _measure(self, scene: Scene) -> SemanticTile:
         label = raster_info(scene.label)
         _require_bands(scene.label, "a label", self.coding.num_bands, label)
-        if not np.issubdtype(np.dtype(label.dtype), np.integer):
+        # MATLAB's numbers are floating-point unless they are asked to be others; the coding looks at their values.
+        if not np.issubdtype(np.dtype(label.dtype), np.integer) and not is_variable(scene.label):
             raise DataError(f"{scene.label}: a label must hold integers, found {label.dtype}")
         found = [(scene.label, label)]
         for name, source in self._sources.items():
             header = raster_info(scene.files[name])
             _require_bands(scene.files[name], f"the modality {name!r}", source.num_file_bands, header)
-            self._require_same_place(found[0], (scene.files[name], header))
-            found.append((scene.files[name], header))
+            self._require_same_place(found[0], (scene.files[name], header), source.factor)
+            height, width = header.height * source.factor, header.width * source.factor
+            found.append((scene.files[name], header._replace(height=height, width=width)))
         height, width = min(h.height for _, h in found), min(h.width for _, h in found)
         placed = next((h for _, h in found if h.crs is not None), label)
         tile = SemanticTile(*scene, height=height, width=width, crs=placed.crs, bounds=placed.bounds)
         self._probe(tile)
         return tile
 
-    def _require_same_place(self, first: tuple[Path, RasterInfo], other: tuple[Path, RasterInfo]) -> None:
+    def _require_same_place(
+        self, first: tuple[Path, RasterInfo], other: tuple[Path, RasterInfo], factor: int = 1
+    ) -> None:
         (path, a), (other_path, b) = first, other
-        if max(abs(a.height - b.height), abs(a.width - b.width)) > self.slack:
+        height, width = -(-a.height // factor), -(-a.width // factor)
+        if max(abs(height - b.height), abs(width - b.width)) > self.slack:
+            like = f"like {path}" if factor == 1 else f"as {path} has {a.height}x{a.width}, {factor} times finer"
             raise DataError(
-                f"{other_path}: must be {a.height}x{a.width} pixels (height x width) like {path}, "
-                f"found {b.height}x{b.width}"
+                f"{other_path}: must be {height}x{width} pixels (height x width) {like}, found {b.height}x{b.width}"
             )
         if a.crs is None or b.crs is None or a.bounds is None or b.bounds is None:
             return
@@ -251,9 +265,9 @@ class RasterDataset:
                 f"{decoded.indices.size} pixels in its middle have other values; is this an image?"
             )
         for name, path in tile.files.items():
-            read_bands(path, last, [1])
             source = self._sources[name]
-            stored = read_bands(path, middle, range(1, source.num_file_bands + 1))
+            read_bands(path, _coarse(last, source.factor), [1])
+            stored = read_bands(path, _coarse(middle, source.factor), range(1, source.num_file_bands + 1))
             if len(stored) == self.coding.num_bands and _looks_like_label(stored, self.coding):
                 raise DataError(
                     f"{path}: must be an image for the modality {name!r}, found only label codes of "
@@ -288,20 +302,27 @@ def _in_file(tile: SemanticTile, window: Window) -> Window:
     return window._replace(row=window.row + tile.row, column=window.column + tile.column)
 
 
+def _coarse(window: Window, factor: int) -> Window:
+    """The pixels, `factor` times as large, that cover a window."""
+    top, left = window.row // factor, window.column // factor
+    bottom, right = -(-(window.row + window.height) // factor), -(-(window.column + window.width) // factor)
+    return Window(top, left, bottom - top, right - left)
+
+
 def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return file_of(path).stat().st_size
     except OSError as error:
         raise DataError(f"{path}: every file of a tile must exist, found: {error.strerror}") from error
 
 
 def _sampled_hash(path: Path) -> str:
     size = _size(path)
-    with path.open("rb") as file:
+    with file_of(path).open("rb") as file:
         if size <= 2 * _SAMPLED_BYTES:
             return digest(file.read())
         head = file.read(_SAMPLED_BYTES)

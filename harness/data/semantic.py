@@ -6,7 +6,7 @@ Letters: `C` bands of a modality, `h w` window, `H W` tile.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -88,6 +88,8 @@ class SemanticTile:
     """Coordinate reference system, for example `EPSG:4326`; None for rasters without georeference."""
     bounds: Bounds | None = None
     """Extent in that system."""
+    by_columns: bool = False
+    """Whether its files store whole columns, so that reading those is cheaper than reading whole rows."""
 
     @property
     def whole(self) -> Window:
@@ -159,3 +161,11 @@ def row_windows(tile: SemanticTile, max_pixels: int = 1 << 18) -> list[Window]:
     """Windows of whole rows that cover a tile once, each of at most `max_pixels` (but at least one row)."""
     rows = max(1, max_pixels // tile.width)
     return [Window(first, 0, min(rows, tile.height - first), tile.width) for first in range(0, tile.height, rows)]
+
+
+def strips(tile: SemanticTile, max_pixels: int = 1 << 18) -> list[Window]:
+    """Windows that cover a tile once, whole rows or whole columns as its files store them; see `row_windows`."""
+    if not tile.by_columns:
+        return row_windows(tile, max_pixels)
+    turned = row_windows(replace(tile, height=tile.width, width=tile.height), max_pixels)
+    return [Window(w.column, w.row, w.width, w.height) for w in turned]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.semantic import SemanticDataset, row_windows
+from harness.data.semantic import SemanticDataset, strips
 from harness.errors import DataError
 
 
@@ -76,7 +76,7 @@ def band_statistics(
     infos = [m for m in data.modalities if only is None or m.name in only]
     moments = {info.name: RunningMoments(len(info.bands)) for info in infos}
     for tile in tiles:
-        for window in row_windows(tile):
+        for window in strips(tile):
             for name, values in data.read(tile, window, only=tuple(moments)).items():
                 moments[name].add(values)
     found = {name: running.result() for name, running in moments.items()}
