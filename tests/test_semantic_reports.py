@@ -40,7 +40,7 @@ def test_metrics_mean_what_they_mean_for_the_task() -> None:
         "OA is the share of pixels that are right, mPA the mean recall over classes, mIoU the mean IoU over" in caption
     )
     assert "over samples" not in caption
-    assert "kappa the agreement beyond chance; all in %." in caption
+    assert "κ the agreement beyond chance; all in %." in caption
     for task, meanings in MEANINGS.items():
         assert all(task in KNOWN[name].tasks for name in meanings)
     assert set(METRICS) == set(MEANINGS["semantic"])
