@@ -16,8 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 from harness.errors import SpecError
 from harness.spec import load_study
 from harness.spec_errors import problems
+from harness.spec_protocol import EvaluateConfig
 from harness.spec_recipe import ReferringTrainConfig
 from harness.yaml_lines import DocPath, Document, Problem, parse_document
+from tests import tiny_semantic
 from tests.conftest import ROOT
 from tests.toy_study import STUDY, toy_study, with_variants, write_study
 
@@ -385,3 +387,42 @@ def test_a_study_made_in_code_has_no_lines(tmp_path: Path) -> None:
     study = type(made).model_validate(made.model_dump())
     error = study.first_error([Problem(("train",), "b", is_missing=True), Problem((), "a")])
     assert str(error) == "study: a (and 1 more)"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "size: 48}}",
+            "size: 48}, options: {splt: x}}",
+            "4: data.options.splt: unknown key 'splt'; did you mean 'split'?",
+        ),
+        (
+            "modality: sar, levels: [4]",
+            "modality: sar",
+            "13: evaluate.stress.0.levels: must be given for shift, it is missing",
+        ),
+        ("{kind: drop,", "{kind: drop, levels: [1],", "13: evaluate.stress.1.levels: must not be given for drop"),
+        (
+            "levels: [4]",
+            "levels: [1.5]",
+            "13: evaluate.stress.0.levels: must be whole numbers of pixels, received [1.5]",
+        ),
+        (
+            "[0.5, 1.5]",
+            "[2, 1]",
+            "11: train.crops.scale: must be the least, then the largest factor, received [2.0, 1.0]",
+        ),
+    ],
+)
+def test_one_line_says_what_is_wrong_with_a_semantic_study(tmp_path: Path, old: str, new: str, message: str) -> None:
+    fails(tiny_semantic.write_study(tmp_path, (old, new)), f"FILE:{message}")
+
+
+def test_options_of_a_dataset_without(tmp_path: Path) -> None:
+    path = write_study(tmp_path, ("image_size: 64,", "image_size: 64, options: {split: x},"))
+    fails(path, "FILE:4: data.options: must be left out, rrsis_d has no options")
+
+
+def test_every_protocol_scores_validation_and_test() -> None:
+    assert EvaluateConfig().splits == ("val", "test")
