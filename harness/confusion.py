@@ -34,7 +34,8 @@ MAX_CLASSES = 254
 
 _NO_CLASS = 254
 _BLOCK = 1 << 18
-_NUM_ISPRS, _NUM_ISPRS_SCORED = 6, 5
+NUM_ISPRS_CLASSES = 6
+"""What `ssrs` is for; the last one, clutter, is outside its means."""
 
 
 def confusion_matrix(truth: NDArray[Any], predicted: NDArray[Any], *, num_classes: int) -> NDArray[np.int64]:
@@ -170,11 +171,13 @@ def _averaged(matrix: NDArray[np.int64], protocol: SemanticProtocol) -> dict[str
     if protocol == "solc":
         return {name: np.append(np.nan_to_num(values), 0.0) for name, values in scores.items()}
     if protocol == "ssrs":
-        if len(matrix) != _NUM_ISPRS:
-            raise ValueError(f"the protocol ssrs is for the {_NUM_ISPRS} classes of the ISPRS sets, got {len(matrix)}")
-        if not matrix[:_NUM_ISPRS_SCORED].any():
-            raise ValueError(f"at least one pixel must be of the first {_NUM_ISPRS_SCORED} classes, got none")
-        scores = {name: values[:_NUM_ISPRS_SCORED] for name, values in scores.items()}
+        if len(matrix) != NUM_ISPRS_CLASSES:
+            raise ValueError(
+                f"the protocol ssrs is for the {NUM_ISPRS_CLASSES} classes of the ISPRS sets, got {len(matrix)}"
+            )
+        if not matrix[:-1].any():
+            raise ValueError(f"at least one pixel must be of the first {NUM_ISPRS_CLASSES - 1} classes, got none")
+        scores = {name: values[:-1] for name, values in scores.items()}
     elif protocol == "mmseg":
         scores["f1"] = np.where(np.diagonal(matrix) > 0, scores["f1"], np.nan)
     else:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from harness.data.base import DATASETS, DataReport, DatasetInfo
+from harness.data.base import DataReport, DatasetInfo, options_schema, read_options
 from harness.errors import HarnessError
 from harness.overrides import apply_override
 from harness.spec_errors import problems
@@ -24,16 +23,15 @@ def chosen_options(name: str, overrides: Sequence[str]) -> Json:
     Raises:
         HarnessError: The dataset has no such option, or does not take the value.
     """
-    schema = getattr(DATASETS.get(name), "Options", None)
-    if schema is None and overrides:
-        raise HarnessError(f"--set must be left out, {name} has no options; received {overrides[0]!r}")
     document = Document("options")
     for text in overrides:
         apply_override(document, text, os.environ)
     try:
-        TypeAdapter(schema or Json).validate_json(json.dumps(document.value), strict=True)
+        chosen = read_options(name, document.value)
     except ValidationError as error:
-        raise document.first_error(problems(error, schema)) from None
+        raise document.first_error(problems(error, options_schema(name))) from None
+    if chosen is None and overrides:
+        raise HarnessError(f"--set must be left out, {name} has no options; received {overrides[0]!r}")
     found: Json = document.value
     return found
 

@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.data.base import IGNORED
 from harness.distributed import total, world_size
-
-IGNORED = 255
-"""Index of pixels without a class."""
 
 CrossEntropyReduction = Literal["mean", "pixel_sum"]
 DiceReduction = Literal["sum", "mean", "sum_at_2"]

@@ -15,7 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.confusion import class_scores, class_slug, confusion_matrix, num_averaged, semantic_scores
+from harness.confusion import (
+    NUM_ISPRS_CLASSES,
+    class_scores,
+    class_slug,
+    confusion_matrix,
+    num_averaged,
+    semantic_scores,
+)
 from harness.data.base import SyntheticConfig, digest
 from harness.data.crops import Augmentation, EvaluationWindows, TileReader, TrainingCrops, require_tiles
 from harness.data.raster import write_prediction
@@ -27,15 +34,13 @@ from harness.errors import HarnessError, nearest
 from harness.losses import labelled_cross_entropy
 from harness.records import Trial
 from harness.seeding import stream_seed
-from harness.sliding_window import OverlapAverage, Strip, window_starts
+from harness.sliding_window import OverlapAverage, Strip, tile_windows
 from harness.spec_protocol import SemanticEvaluateConfig
 from harness.spec_recipe import SemanticTrainConfig
 from models.base import Inputs, ModelOutput
 
 CONFUSION = "confusion"
 """Column of measured rows with the tile's confusion matrix, row by row (rows are the truth)."""
-
-NUM_ISPRS_CLASSES = 6
 
 PREDICTIONS = "predictions"
 """Folder of the written predictions, inside a trial's folder."""
@@ -99,8 +104,8 @@ class SemanticTask:
     def _windows(self, tile: SemanticTile) -> list[Window]:
         size = self.inputs.image_size
         stride = max(1, round(size * (1 - self._evaluate.overlap)))
-        rows, columns = (window_starts(n, window=size, stride=stride) for n in (tile.height, tile.width))
-        return [Window(row, column, size, size) for row in rows for column in columns]
+        windows = tile_windows(tile.height, tile.width, window=size, stride=stride)
+        return [window._replace(height=size, width=size) for window in windows]  # equal sizes, to batch them
 
     def loss(self, output: ModelOutput, batch: Mapping[str, Tensor]) -> Tensor:
         """Cross entropy, `auxiliary` times that of each auxiliary head, and what the model itself adds."""

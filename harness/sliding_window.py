@@ -15,10 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harness.confusion import MAX_CLASSES
 from harness.data.semantic import Window
-
-MAX_CLASSES = 254
-"""Most classes; 255 is the ignored label and 254 no class, see `harness.confusion`."""
 
 
 class Strip(NamedTuple):

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from harness.data.base import DATASETS, SyntheticConfig
+from harness.data.base import DATASETS, SyntheticConfig, options_schema, read_options
 from harness.errors import SpecError, nearest
 from harness.metrics import task_metrics
 from harness.overrides import apply_override
@@ -44,10 +44,7 @@ class DataConfig(Part):
     @property
     def chosen(self) -> Any:
         """The dataset's options with defaults filled in; None for a dataset without."""
-        schema = getattr(DATASETS.get(self.name), "Options", None)
-        if schema is None:
-            return None
-        return TypeAdapter(schema).validate_json(json.dumps(self.options), strict=True)
+        return read_options(self.name, self.options)
 
     @field_validator("name")
     @classmethod
@@ -73,8 +70,7 @@ class DataConfig(Part):
         try:
             chosen = self.chosen
         except ValidationError as error:
-            schema = DATASETS.get(self.name).Options  # type: ignore[attr-defined]  # only datasets of rasters have it
-            first = problems(error, schema)[0]
+            first = problems(error, options_schema(self.name))[0]
             raise refuse(("options", *first.path), first.text) from None
         if chosen is None and self.options:
             raise refuse(("options",), f"must be left out, {self.name} has no options")

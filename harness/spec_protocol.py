@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from harness.confusion import SemanticProtocol
 from harness.records import CONTROL_SUFFIX, Stress
 from harness.spec_errors import refuse
 from harness.spec_part import Part, Positive, Slug
@@ -68,7 +69,7 @@ class StressConfig(Part):
 class SemanticEvaluateConfig(EvaluateConfig):
     """The evaluation protocol of semantic segmentation: one confusion matrix over all labelled pixels of a split."""
 
-    protocol: Literal["default", "ssrs", "solc", "mmseg"] = "default"
+    protocol: SemanticProtocol = "default"
     """How classes are averaged; see `harness.confusion.semantic_scores`."""
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.5
     """Share by which neighbouring windows of `data.image_size` pixels overlap, 0..0.9."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 from harness.metrics import metric
@@ -11,9 +10,6 @@ from reports.costs import MEANING
 
 DAGGERS = ("†", "‡", "§", "¶")
 """Marks of doubtful figures, in the order of use; doubled when all are taken."""
-
-SHARE = re.compile(r"p\d\d")
-"""Metrics that are a share of samples."""
 
 MEANINGS: Mapping[str, Mapping[str, str]] = {
     "referring": {
@@ -119,7 +115,8 @@ def _aggregation(replicates: int) -> str:
 def _meanings(plan: Plan, table: Table) -> list[str]:
     """What each metric of a table is; mIoU is one thing per sample and another per class."""
     names = set(table.metrics)
-    clauses = ["P@X is the share of samples with IoU of at least X"] if any(map(SHARE.fullmatch, names)) else []
+    shares = any(metric(name).threshold is not None for name in names)
+    clauses = ["P@X is the share of samples with IoU of at least X"] if shares else []
     of_task = MEANINGS["semantic" if any(t.task == "semantic" for t in plan.trials) else "referring"]
     for name in (n for n in of_task if n in names):
         clauses.append(f"{metric(name).label} {'' if clauses else 'is '}{of_task[name]}")

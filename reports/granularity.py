@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from harness.metrics import METRICS
 from harness.records import Plan
 from reports.artifacts import FigureRequest, distinct_tables
-from reports.published import SHARE, Published, granularity_problems
+from reports.published import Published, granularity_problems
 from reports.sample_tables import counted_samples
 
 TOLERANCE = 1e-6
@@ -31,7 +32,8 @@ def published_notes(plan: Plan, files: Mapping[str, Published]) -> list[str]:
 
 def computed_notes(request: FigureRequest) -> list[str]:
     """One note per run and split whose P@X is not a whole number of the samples that its per-sample table counts."""
-    shares = request.frame[request.frame["metric"].fillna("").str.fullmatch(SHARE.pattern)]
+    names = [m.name for m in METRICS.values() if m.threshold is not None]
+    shares = request.frame[request.frame["metric"].isin(names)]
     notes: list[str] = []
     for row in (row for table in distinct_tables(request.plan) for row in table.rows):
         for run in request.runs(row):

@@ -8,7 +8,6 @@ keep them apart, each under a heading that says how they were obtained.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,6 @@ from harness.records import Trial
 
 WHOLE_ROW = "row"
 """Key of `doubts` for a doubt about every figure of a row."""
-
-SHARE = re.compile(r"p\d\d")
-"""Metrics that are a share of samples, so that they must be k/N."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Printed = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -107,7 +103,7 @@ class Published(Strict):
             _check(row.split in self.splits, where, "split", row.split, self.splits)
             for name in (*row.scores, *row.sources, *(m for m in row.doubts if m != WHOLE_ROW)):
                 _check_metric(name, where, self.task)
-                if SHARE.fullmatch(name) and self.splits[row.split] is None:
+                if metric(name).threshold is not None and self.splits[row.split] is None:
                     raise ValueError(f"{where}: {name} is a share of samples, so splits.{row.split} must say how many")
             for source in (row.source, *row.sources.values()):
                 _check(source in self.sources, where, "source", source, self.sources)
@@ -223,5 +219,5 @@ def granularity_problems(published: Published) -> tuple[GranularityProblem, ...]
         GranularityProblem(row.table, row.label, row.split, name, printed)
         for row in published.rows
         for name, printed in row.scores.items()
-        if SHARE.fullmatch(name) and not on_grid(printed, published.splits[row.split] or 0)
+        if metric(name).threshold is not None and not on_grid(printed, published.splits[row.split] or 0)
     )

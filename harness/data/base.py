@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from harness.registry import Registry
 
@@ -132,6 +134,21 @@ class ReferringDataset(Dataset, Protocol):
     def read_mask(self, record: ReferringRecord) -> NDArray[np.uint8]:
         """Mask `(H, W)` of 0 and 1 at its native size, which may differ from the image's."""
         ...
+
+
+def options_schema(name: str) -> Any:
+    """The dataclass of a dataset's options; None for a dataset without."""
+    return getattr(DATASETS.get(name), "Options", None)
+
+
+def read_options(name: str, values: Mapping[str, Any]) -> Any:
+    """A dataset's options from JSON-ready values, with defaults filled in; None for a dataset without.
+
+    Raises:
+        pydantic.ValidationError: An option that the dataset does not have, or a value that it does not take.
+    """
+    schema = options_schema(name)
+    return None if schema is None else TypeAdapter(schema).validate_json(json.dumps(values), strict=True)
 
 
 def digest(*parts: bytes) -> str:

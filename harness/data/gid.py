@@ -19,12 +19,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from harness.data.base import DATASETS, DatasetInfo, SyntheticConfig
-from harness.data.label_coding import colour_codes
+from harness.data.label_coding import colour_codes, paint
 from harness.data.landscape import as_bytes, draw_classes, levels_of, num_levels, optical, scene_jobs
 from harness.data.layout import require_layout
 from harness.data.raster import write_raster
 from harness.data.raster_dataset import Layout, RasterDataset, Scene, Source
-from harness.data.semantic import IGNORED, ClassInfo, Division, ModalityInfo
+from harness.data.semantic import ClassInfo, Division, ModalityInfo
 from harness.errors import DataError
 
 CLASSES_5 = (
@@ -125,10 +125,7 @@ class Gid(RasterDataset):
                 bands = as_bytes(optical(levels.optical, num, job.rng))
                 infrared = 40 + 180 * levels.other / (num - 1) + job.rng.normal(0, 5, drawn.shape)
                 stack = np.stack([as_bytes(np.clip(infrared, 0, 255)), *bands[:3]])
-                palette = np.zeros((256, 3), dtype=np.uint8)
-                palette[: len(classes)] = [c.colour for c in classes]
-                colours = palette[drawn].transpose(2, 0, 1)  # (3, H, W)
-                colours[:, drawn == IGNORED] = 0
+                colours = paint(drawn, classes)
                 if job.is_odd:
                     colours[:, :3, :3] = np.array([12, 34, 56])[:, None, None]
                 write_raster(root / folder / _IMAGES / f"{stem}.tif", stack)

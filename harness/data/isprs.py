@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.base import SyntheticConfig
-from harness.data.label_coding import colour_codes
+from harness.data.label_coding import colour_codes, paint
 from harness.data.landscape import SceneJob, draw_classes, heights, levels_of, num_levels, optical, scene_jobs
 from harness.data.raster import write_raster
 from harness.data.raster_dataset import Layout, RasterDataset, Scene, Source
@@ -169,10 +169,8 @@ def write_labels(full: Path, eroded: Path, drawn: DrawnArea) -> None:
 def _draw_area(job: SceneJob, area: str, size: int) -> DrawnArea:
     classes = draw_classes(len(CLASSES), size, size, job.rng)
     levels = levels_of(classes, job.shift)
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[: len(CLASSES)] = [c.colour for c in CLASSES]
     eroded = np.where(_is_border(classes, 3), IGNORED, classes)
-    colours, inner = palette[classes].transpose(2, 0, 1), palette[eroded].transpose(2, 0, 1)
+    colours, inner = paint(classes, CLASSES), paint(eroded, CLASSES)
     bands = optical(levels.optical, num_levels(len(CLASSES)), job.rng)
     dsm = heights(levels.other, job.rng)
     if job.is_odd:

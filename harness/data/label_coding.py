@@ -123,6 +123,13 @@ def colour_codes(classes: Sequence[ClassInfo], *, tolerance: int = 0) -> ColourC
     return ColourCodes({c.colour: c.index for c in classes}, tolerance=tolerance)
 
 
+def paint(indices: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
+    """The colours `(3, h, w)` of class indices `(h, w)`, black where there is none: what `colour_codes` reads."""
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[: len(classes)] = [c.colour for c in classes]
+    return palette[indices].transpose(2, 0, 1)
+
+
 @cache
 def _colour_table(entries: tuple[tuple[tuple[int, int, int], int], ...], tolerance: int) -> NDArray[np.uint8]:
     """Index of every RGB colour, 16 MiB: one look-up per pixel, whatever the number of classes."""

@@ -9,9 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from harness.data.base import DATASETS, SyntheticConfig, digest
+from harness.data.base import DATASETS, SyntheticConfig, digest, read_options
 from harness.errors import DataError
 from harness.records import Trial
 
@@ -91,9 +89,8 @@ def open_dataset(name: str, *, root: Path, synthetic: SyntheticConfig | None, op
     dataset: Any = DATASETS.get(name)
     if synthetic is not None:
         ensure_synthetic(name, root, synthetic)
-    if not hasattr(dataset, "Options"):
-        return dataset(root)
-    return dataset(root, options=TypeAdapter(dataset.Options).validate_python(options or {}))
+    chosen = read_options(name, options or {})
+    return dataset(root) if chosen is None else dataset(root, options=chosen)
 
 
 def data_root(trial: Trial, storage: Path) -> Path:
