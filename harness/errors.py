@@ -34,6 +34,14 @@ class TrialError(Exception):
     """A trial that cannot go on for a reason that is not the user's mistake."""
 
 
+class DivergedError(TrialError):
+    """Training whose loss is no number any more, or exploded."""
+
+
+class TrialStopped(Exception):  # noqa: N818 -- no error: the trial was asked to
+    """A trial that was asked to end and has saved the state to go on from."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint that names the valid names nearest to `name`, or all of them when none is near.
 

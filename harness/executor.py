@@ -1,36 +1,27 @@
-"""Running a plan's missing trials: what executors offer, a local one, and the study's main loop.
-
-A trial keeps everything in `<storage>/trials/<id>/`: its checkpoints, `history.jsonl` with the scores of every epoch,
-the per-sample tables, and `result.json`, written last and at once. Whoever finds a result there need not train again,
-so a driver that dies between the end of a trial and its record in MLflow loses nothing.
-"""
+"""Running a plan's missing trials: what executors offer, and a local one."""
 
 from __future__ import annotations
 
-import json
 import time
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from harness.faults import fault_of, traceback_of
 from harness.records import Trial, TrialResult, TrialState
 from harness.trial import run_trial
-
-
-@dataclass(frozen=True)
-class EpochScores:
-    """What a trial reported after an epoch."""
-
-    epoch: int
-    """From 1."""
-    scores: Mapping[str, float]
-    """`train/loss`, `val/miou`, ..."""
-    time: float
-    """Seconds since 1970."""
+from harness.trial_folder import (
+    STOP,
+    EpochScores,
+    append_history,
+    clear_failure,
+    read_history,
+    read_result,
+    trial_folder,
+    write_result,
+)
 
 
 class Listener(Protocol):
@@ -63,52 +54,6 @@ class Executor(Protocol):
     def run(self, trials: Sequence[Trial], storage: Path, observer: Observer) -> None:
         """Run every trial to its end and tell the observer."""
         ...
-
-
-def trial_folder(storage: Path, trial: Trial) -> Path:
-    """Where a trial keeps its files, made if missing."""
-    folder = storage / "trials" / trial.id
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def write_result(folder: Path, result: TrialResult) -> None:
-    """Write `result.json` so that it is there whole or not at all."""
-    draft = folder / "result.json.tmp"
-    draft.write_text(json.dumps(result.to_json(), indent=1))
-    draft.replace(folder / "result.json")
-
-
-def read_result(folder: Path) -> TrialResult | None:
-    """The result in a trial's folder, or None where the trial has not ended."""
-    path = folder / "result.json"
-    return TrialResult.from_json(json.loads(path.read_text())) if path.exists() else None
-
-
-def append_history(folder: Path, epoch: EpochScores) -> None:
-    """Add one line to `history.jsonl`, after a line break of its own: a crash may have cut the line before short."""
-    with (folder / "history.jsonl").open("a") as file:
-        file.write("\n" + json.dumps({"epoch": epoch.epoch, "scores": dict(epoch.scores), "time": epoch.time}))
-
-
-def read_history(folder: Path) -> list[EpochScores]:
-    """The epochs a trial reported, each once, in order; a line that a crash cut short is left out."""
-    path = folder / "history.jsonl"
-    found: dict[int, EpochScores] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        found[value["epoch"]] = EpochScores(value["epoch"], value["scores"], value["time"])
-    return [found[epoch] for epoch in sorted(found)]
-
-
-def clear_failure(folder: Path) -> None:
-    """Forget an earlier failure so that the trial can be tried again from its checkpoint."""
-    result = read_result(folder)
-    if result is not None and result.state is not TrialState.COMPLETE:
-        (folder / "result.json").unlink()
 
 
 def deliver_finished(trials: Iterable[Trial], storage: Path, listener: Listener) -> list[Trial]:
@@ -144,6 +89,10 @@ class LocalContext:
         self._observer.reported(self._trial, found)
         self._observer.refresh()
 
+    def stop_requested(self) -> bool:
+        """Whether somebody asked the trial to end."""
+        return (self.folder / STOP).exists()
+
 
 class LocalExecutor:
     """One trial after the other in this process, without Ray: for tests and for debugging a model."""
@@ -155,7 +104,7 @@ class LocalExecutor:
             context = LocalContext(trial, storage, observer)
             try:
                 result = run_trial(trial, context)
-            except Exception:  # noqa: BLE001 -- whatever a trial raises must not end the study
-                result = TrialResult(trial.id, TrialState.FAILED, error=traceback.format_exc())
+            except Exception as error:  # noqa: BLE001 -- whatever a trial raises must not end the study
+                result = TrialResult(trial.id, TrialState.FAILED, error=traceback_of(error), fault=fault_of(error))
             write_result(context.folder, result)
             observer.finished(trial, result, context.folder)

@@ -204,6 +204,7 @@ class _Planner:
                 variant=variant,
                 data_root=self._data_root,
                 resources=resolved.resources,
+                checkpoints=self.study.checkpoints,
             )
             for replicate in range(self.study.replicates)
         )

@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness.executor import EpochScores
 from harness.records import Plan, Trial, TrialResult, TrialState
+from harness.trial_folder import EpochScores
 
 MAX_FINISHED_SHOWN = 6
 SECONDS_BETWEEN_LINES = 60.0

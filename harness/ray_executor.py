@@ -19,17 +19,18 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from harness.distributed import rank
 from harness.errors import HarnessError
-from harness.executor import (
+from harness.executor import Observer
+from harness.records import Fault, Trial, TrialResult, TrialState
+from harness.trial import run_trial
+from harness.trial_folder import (
+    STOP,
     EpochScores,
-    Observer,
     append_history,
     read_history,
     read_result,
     trial_folder,
     write_result,
 )
-from harness.records import Trial, TrialResult, TrialState
-from harness.trial import run_trial
 
 POLL_SECONDS = 0.25
 
@@ -47,6 +48,10 @@ class RayContext:
         if rank() == 0:
             append_history(self.folder, EpochScores(epoch, dict(scores), time.time()))
         ray.train.report({"epoch": epoch, **scores})
+
+    def stop_requested(self) -> bool:
+        """Whether somebody asked the trial to end."""
+        return (self.folder / STOP).exists()
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -87,11 +92,11 @@ def _run_job(trial: Trial, storage: Path) -> TrialResult:
         # the first to fail says why; the others often only that their peer is gone
         kept = sorted(folder.glob("traceback-*.txt"), key=lambda path: path.stat().st_mtime_ns)
         text = kept[0].read_text(encoding="utf-8") if kept else str(error)
-        return TrialResult(trial.id, TrialState.FAILED, error=text)
+        return TrialResult(trial.id, TrialState.FAILED, error=text, fault=Fault.ERROR)
     result = read_result(folder)
     if result is None:
         error_text = f"the trial ended without {folder / 'result.json'}; the storage must be shared by all nodes"
-        return TrialResult(trial.id, TrialState.FAILED, error=error_text)
+        return TrialResult(trial.id, TrialState.FAILED, error=error_text, fault=Fault.ERROR)
     return result
 
 
@@ -110,7 +115,7 @@ def _start(trial: Trial, storage: Path) -> _Job:
         try:
             result = _run_job(trial, storage)
         except BaseException:  # noqa: BLE001 -- whatever stops a job must not end the study
-            result = TrialResult(trial.id, TrialState.FAILED, error=traceback.format_exc())
+            result = TrialResult(trial.id, TrialState.FAILED, error=traceback.format_exc(), fault=Fault.ERROR)
         future.set_result(result)
 
     threading.Thread(target=work, name=f"trial-{trial.id}", daemon=True).start()

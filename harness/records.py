@@ -28,6 +28,21 @@ class TrialState(StrEnum):
     SKIPPED = "SKIPPED"
 
 
+class Fault(StrEnum):
+    """Why a trial failed; decides whether it is tried again."""
+
+    ERROR = "error"
+    """An exception of the study, the data or the model: never tried again by itself."""
+    MEMORY = "out of memory"
+    """Tried again with a smaller micro-batch and the same global batch."""
+    DIVERGED = "diverged"
+    """The loss stopped being a number or exploded: a finding, never tried again by itself."""
+    TIMEOUT = "timed out"
+    """Longer than `resources.timeout_min`: never tried again by itself."""
+    INFRASTRUCTURE = "infrastructure"
+    """A node, a worker or the network was lost: tried again from the last checkpoint, free of charge."""
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no white space, equal for equal values whatever their key order.
 
@@ -53,6 +68,16 @@ class Resources:
     """Samples per evaluation batch, at least 1; scores do not depend on it."""
     cache_gib: float = 16.0
     """Disk that decoded samples of all trials may take on each node, in GiB; 0 decodes them at every access."""
+    micro_batch: int | None = None
+    """Most samples that a worker passes through the model at once, at least 1; gradients of the parts of a batch are
+    added up. null passes a worker's share of the global batch at once."""
+    accelerator: str | None = None
+    """Type of GPU that every worker needs, as Ray names it, for example `A100`; null takes any."""
+    timeout_min: float | None = None
+    """Minutes after which a trial that still runs is ended as timed out, counted anew at each start; null waits."""
+    reuse_workers: bool = True
+    """Whether a trial of one worker may run in a process that an earlier trial has used; it starts in a fraction of
+    the time. Nothing of the earlier trial is left in it."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -62,8 +87,35 @@ class Resources:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.cpus_per_worker <= 0:
             raise ValueError(f"cpus_per_worker must be above 0, got {self.cpus_per_worker}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch must be null or at least 1, got {self.micro_batch}")
+        if self.timeout_min is not None and self.timeout_min <= 0:
+            raise ValueError(f"timeout_min must be null or above 0, got {self.timeout_min}")
+        if self.accelerator is not None and self.gpus_per_worker == 0:
+            raise ValueError(f"accelerator must be null without GPUs, got {self.accelerator!r}; set gpus_per_worker")
         if not 0 <= self.cache_gib < math.inf:
             raise ValueError(f"cache_gib must be a number of GiB, at least 0, got {self.cache_gib}; 0 is no cache")
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """When a trial saves the state that it can go on from, and where."""
+
+    every_steps: int | None = None
+    """Steps between two states inside an epoch, at least 1; null saves at the ends of epochs only."""
+    keep: int = 2
+    """States kept, at least 1; one that does not load falls back to the one before."""
+    mirror: str | None = None
+    """Folder or object store (`s3://bucket/path`, `gs://...`, `file:///...`) to which every state is copied and from
+    which a trial goes on where its own folder has none; null for none."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if self.every_steps is not None and self.every_steps < 1:
+            raise ValueError(f"every_steps must be null or at least 1, got {self.every_steps}")
+        if self.keep < 1:
+            raise ValueError(f"keep must be at least 1, got {self.keep}")
 
 
 @dataclass(frozen=True)
@@ -92,11 +144,13 @@ class Trial:
     """Folder of the dataset; not part of the identity."""
     resources: Resources = field(default_factory=Resources)
     """Not part of the identity."""
+    checkpoints: Checkpointing = field(default_factory=Checkpointing)
+    """Not part of the identity."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that can change the result, and nothing else."""
-        skip = {"variant", "data_root", "resources"}
+        skip = {"variant", "data_root", "resources", "checkpoints"}
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
         return {"version": IDENTITY_VERSION, **found}
 
@@ -112,7 +166,8 @@ class Trial:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Trial:
         """The trial that `to_json` wrote."""
-        return cls(**{**value, "resources": Resources(**value["resources"])})
+        checkpoints = Checkpointing(**value.get("checkpoints", {}))
+        return cls(**{**value, "resources": Resources(**value["resources"]), "checkpoints": checkpoints})
 
 
 @dataclass(frozen=True)
@@ -227,7 +282,7 @@ class Score:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How a trial ended. A COMPLETE result has scores and no error; a FAILED one has an error."""
+    """How a trial ended. A COMPLETE result has scores and no error; a FAILED one has an error and a fault."""
 
     trial_id: str
     state: TrialState
@@ -240,14 +295,18 @@ class TrialResult:
     """Where the evaluated weights are."""
     error: str | None = None
     """Traceback, for a trial that failed."""
+    fault: Fault | None = None
+    """Why it failed, for a trial that did."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What happened on the way and does not show in the scores: `micro_batch`, `restarts`, ..."""
 
     def __post_init__(self) -> None:
         if self.state not in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED):
             raise ValueError(f"a result's state must be COMPLETE, PRUNED or FAILED, got {self.state}")
         if self.state is TrialState.COMPLETE and (not self.scores or self.error is not None):
             raise ValueError("a COMPLETE result must have scores and no error")
-        if self.state is TrialState.FAILED and not self.error:
-            raise ValueError("a FAILED result must say its error")
+        if self.state is TrialState.FAILED and not (self.error and self.fault):
+            raise ValueError("a FAILED result must say its error and its fault")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
@@ -257,4 +316,5 @@ class TrialResult:
     def from_json(cls, value: Mapping[str, Any]) -> TrialResult:
         """The result that `to_json` wrote."""
         scores = tuple(Score(**s) for s in value["scores"])
-        return cls(**{**value, "state": TrialState(value["state"]), "scores": scores})
+        fault = Fault(value["fault"]) if value.get("fault") else None
+        return cls(**{**value, "state": TrialState(value["state"]), "scores": scores, "fault": fault})

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.executor import EpochScores, Executor, deliver_finished
+from harness.executor import Executor, deliver_finished
 from harness.progress import StudyProgress
 from harness.records import Plan, Trial, TrialResult, TrialState
 from harness.tracking import MlflowTracker, cause
+from harness.trial_folder import EpochScores
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from mlflow import MlflowClient
@@ -24,9 +24,7 @@ from harness.environment import code_state, versions
 from harness.errors import TrackingError
 from harness.records import Plan, Trial, TrialResult, TrialState, canonical_json
 from harness.results import connect, find_runs, store_errors
-
-if TYPE_CHECKING:
-    from harness.executor import EpochScores
+from harness.trial_folder import EpochScores
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAILED: "FAILED"}
 MAX_BATCH = 500

@@ -45,6 +45,10 @@ class TrialContext(Protocol):
         """Called by every worker after every epoch, counted from 1."""
         ...
 
+    def stop_requested(self) -> bool:
+        """Whether the trial should save its state and end with `TrialStopped`; only worker 0 asks, now and then."""
+        ...
+
 
 class Seeds(NamedTuple):
     """One seed per random stream that training draws from."""

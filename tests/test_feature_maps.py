@@ -12,11 +12,12 @@ import torch
 from harness.artifacts import MlflowArtifacts
 from harness.data.coco_mask import decode_rle
 from harness.errors import DataError, TrackingError
-from harness.executor import LocalExecutor, trial_folder
+from harness.executor import LocalExecutor
 from harness.feature_maps import FILE, MAX_SIDE, activation_map, choose_samples, feature_maps, write_feature_maps
 from harness.panels import DatasetPanels
 from harness.records import Plan
 from harness.tracking import MlflowTracker, default_uri
+from harness.trial_folder import trial_folder
 from models.base import MODELS, FeaturePoint, SegmentationModel
 from tests import tiny
 

@@ -26,7 +26,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 # Lowest first. A module imports its own layer and those above it in this list; a package stands for all its modules.
 LAYERS = (
     ("harness", "harness.errors", "harness.registry"),
-    ("harness.records", "harness.seeding", "harness.environment"),
+    ("harness.records", "harness.seeding", "harness.environment", "harness.faults", "harness.claims"),
+    ("harness.trial_folder",),
     ("harness.metrics", "harness.confusion", "harness.data.base"),
     (
         *("harness.spec", "harness.spec_part", "harness.spec_recipe", "harness.spec_protocol", "harness.spec_report"),
@@ -69,6 +70,7 @@ HOMES = {
 # Importing one of these must not import torch, neither itself nor through another module of ours.
 LIGHT = (
     *(f"harness.{m}" for m in ("errors", "registry", "records", "seeding", "environment", "metrics", "confusion")),
+    *(f"harness.{m}" for m in ("faults", "claims", "trial_folder")),
     *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report")),
     *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides")),
     *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "cli")),

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.executor import EpochScores
 from harness.progress import StudyProgress, duration
-from harness.records import Plan, Score, Trial, TrialResult, TrialState
+from harness.records import Fault, Plan, Score, Trial, TrialResult, TrialState
+from harness.trial_folder import EpochScores
 from tests.tiny import tiny_plan
 
 FOLDER = Path("folder")
@@ -50,7 +50,9 @@ def complete(trial: Trial) -> TrialResult:
 
 
 def failed(trial: Trial) -> TrialResult:
-    return TrialResult(trial.id, TrialState.FAILED, error="Traceback\nValueError: [red]the cause[/red]\n\n")
+    return TrialResult(
+        trial.id, TrialState.FAILED, error="Traceback\nValueError: [red]the cause[/red]\n\n", fault=Fault.ERROR
+    )
 
 
 def test_plain_lines_and_counts(plan: Plan) -> None:

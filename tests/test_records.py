@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.records import (
+    Fault,
     Plan,
     Resources,
     Score,
@@ -144,7 +145,9 @@ results = st.one_of(
     st.builds(
         TrialResult, st.text(), st.just(TrialState.COMPLETE), st.lists(scores, min_size=1, max_size=3).map(tuple)
     ),
-    st.builds(TrialResult, st.text(), st.just(TrialState.FAILED), error=st.text(min_size=1)),
+    st.builds(
+        TrialResult, st.text(), st.just(TrialState.FAILED), error=st.text(min_size=1), fault=st.sampled_from(Fault)
+    ),
     st.builds(TrialResult, st.text(), st.just(TrialState.PRUNED), best_epoch=st.integers(1, 9)),
 )
 
@@ -160,7 +163,7 @@ def test_result_survives_json(result: TrialResult) -> None:
         (TrialState.RUNNING, {}, "^a result's state must be COMPLETE, PRUNED or FAILED, got RUNNING$"),
         (TrialState.COMPLETE, {}, "^a COMPLETE result must have scores and no error$"),
         (TrialState.COMPLETE, {"scores": (Score("val", "miou", 1.0),), "error": "x"}, "and no error$"),
-        (TrialState.FAILED, {}, "^a FAILED result must say its error$"),
+        (TrialState.FAILED, {}, "^a FAILED result must say its error and its fault$"),
     ],
 )
 def test_results_refuse_inconsistent_states(state: TrialState, values: dict[str, Any], message: str) -> None:

@@ -18,11 +18,12 @@ from harness.confusion import confusion_matrix, semantic_scores
 from harness.data.synthetic import data_root
 from harness.errors import DataError, HarnessError
 from harness.evaluate import evaluate
-from harness.executor import LocalExecutor, read_result, trial_folder
+from harness.executor import LocalExecutor
 from harness.records import Resources, Trial, TrialResult, TrialState
 from harness.semantic_task import SemanticTask, require_trials_fit
 from harness.tasks import Task
 from harness.trial import run_trial
+from harness.trial_folder import read_result, trial_folder
 from models.base import ModelOutput
 from tests.test_train import assert_same
 from tests.tiny import Context, build, double_precision, fit

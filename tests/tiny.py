@@ -103,6 +103,9 @@ class Context:
         if epoch == self._stop_after:
             raise CrashError(f"after epoch {epoch}")
 
+    def stop_requested(self) -> bool:
+        return False
+
 
 def build(trial: Trial, storage: Path) -> tuple[SegmentationModel, Task]:
     """The trial's model with its initial weights, and its task."""

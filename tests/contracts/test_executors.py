@@ -9,17 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.executor import (
+from harness.executor import Executor, LocalExecutor, deliver_finished
+from harness.records import Trial, TrialResult, TrialState
+from harness.trial_folder import (
     EpochScores,
-    Executor,
-    LocalExecutor,
     append_history,
-    deliver_finished,
     read_history,
     read_result,
     trial_folder,
 )
-from harness.records import Trial, TrialResult, TrialState
 from tests.tiny import Context, CrashError, fit, tiny_plan, with_workers
 
 GENTLE = (("lr: 2.0e-3", "lr: 1.0e-4"), ("kernels: [1, 3]", "kernels: [1, 3]\n    cim: false"))

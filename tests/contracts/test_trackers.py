@@ -14,9 +14,9 @@ from mlflow.entities import Run
 import harness.tracking
 from harness.environment import Code
 from harness.errors import TrackingError
-from harness.executor import EpochScores
-from harness.records import Plan, Score, Trial, TrialResult, TrialState
+from harness.records import Fault, Plan, Score, Trial, TrialResult, TrialState
 from harness.tracking import MlflowTracker, default_uri, flatten
+from harness.trial_folder import EpochScores
 from tests.tiny import tiny_plan
 
 
@@ -136,7 +136,7 @@ def test_a_failed_trial_keeps_its_traceback_and_may_run_again(tmp_path: Path, pl
     tracker = opened(tmp_path, plan)
     tracker.started(trial)
     text = "Traceback (most recent call last):\n  File x\nValueError: the cause\n"
-    failed = TrialResult(trial.id, TrialState.FAILED, error=text)
+    failed = TrialResult(trial.id, TrialState.FAILED, error=text, fault=Fault.ERROR)
     tracker.finished(trial, failed, folder_of(tmp_path))
     (run,) = runs(tmp_path, kind="trial")
     assert (run.info.status, run.data.tags["harness.error"]) == ("FAILED", "ValueError: the cause")
