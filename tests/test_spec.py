@@ -130,7 +130,7 @@ def test_error_in_a_merged_value_names_the_line_of_the_anchor(tmp_path: Path) ->
         (
             "replicates: 2",
             "resources: {worker: 1}",
-            "12: resources.worker: unknown key 'worker'; did you mean 'workers' or 'data_workers'?",
+            "12: resources.worker: unknown key 'worker'; did you mean 'workers' or 'data_workers' or 'reuse_workers'?",
         ),
         ("design: grid", "design: gird", "15: variants.kernels.design: unknown value 'gird'; did you mean 'grid'?"),
         (
