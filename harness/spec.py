@@ -18,7 +18,7 @@ from harness.data.base import DATASETS, SyntheticConfig, options_schema, read_op
 from harness.errors import SpecError, nearest
 from harness.metrics import task_metrics
 from harness.overrides import apply_override
-from harness.records import Checkpointing, Resources
+from harness.records import Checkpointing, Limits, Resources
 from harness.spec_errors import problems, refuse
 from harness.spec_part import Count, Json, Part, Slug, Text
 from harness.spec_protocol import EvaluateConfig, ReferringEvaluateConfig, SemanticEvaluateConfig
@@ -191,6 +191,7 @@ class StudySpec(Part):
     """Repetitions of every variant, each with random streams of its own."""
     resources: Resources = Resources()
     checkpoints: Checkpointing = Checkpointing()
+    schedule: Limits = Limits()
     variants: Annotated[dict[str, Design], Field(min_length=1)]
     report: ReportConfig
     _document: Document = PrivateAttr(default_factory=Document)

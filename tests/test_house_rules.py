@@ -27,7 +27,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 LAYERS = (
     ("harness", "harness.errors", "harness.registry"),
     ("harness.records", "harness.seeding", "harness.environment", "harness.faults", "harness.claims"),
-    ("harness.trial_folder",),
+    ("harness.trial_folder", "harness.placement", "harness.schedule"),
     ("harness.metrics", "harness.confusion", "harness.data.base"),
     (
         *("harness.spec", "harness.spec_part", "harness.spec_recipe", "harness.spec_protocol", "harness.spec_report"),
@@ -70,7 +70,7 @@ HOMES = {
 # Importing one of these must not import torch, neither itself nor through another module of ours.
 LIGHT = (
     *(f"harness.{m}" for m in ("errors", "registry", "records", "seeding", "environment", "metrics", "confusion")),
-    *(f"harness.{m}" for m in ("faults", "claims", "trial_folder")),
+    *(f"harness.{m}" for m in ("faults", "claims", "trial_folder", "placement", "schedule")),
     *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report")),
     *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides")),
     *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "cli")),
