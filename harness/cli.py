@@ -128,18 +128,22 @@ def run(
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     address: Annotated[str | None, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster to use.")] = None,
+    wait_for_nodes: Annotated[
+        float, typer.Option(metavar="MINUTES", help="Wait for nodes that can hold what no node can hold now.")
+    ] = 0.0,
     executor: Annotated[str, typer.Option(help="`ray`, or `local`: one trial at a time in this process.")] = "ray",
 ) -> None:
     """Run every trial of a study that is not complete yet, then rebuild its tables.
 
-    Exits with 1 if a trial failed.
+    Exits with 1 if a trial failed or is left, with 130 after Ctrl-C.
     """
+    from harness.executor import Session
     from harness.progress import StudyProgress
     from harness.spec import load_study
 
     study = load_study(spec, overrides or ())
     found, _ = _plan(study, provisional=False)
-    start = _executor(executor, address)
+    start = _executor(executor, address, wait_for_nodes)
     folder = _storage(storage)
     if study.task == "semantic":
         from harness.semantic_task import require_trials_fit
@@ -153,16 +157,22 @@ def run(
     tracker.open(found, spec.read_text(encoding="utf-8"))
     _say(f"{found.study}: {len(found.trials)} trials, storage {folder}")
     progress = StudyProgress(found, out)
-    try:
-        failures = run_study(found, tracker=tracker, executor=start(), progress=progress, storage=folder)
-    except KeyboardInterrupt:
-        _warn(f"interrupted: {progress.summary()}; the same command goes on from each trial's last finished epoch")
-        raise typer.Exit(130) from None
+    with Session.opened(folder, found.study, found.limits) as session, session.stop.listening():
+        try:
+            ended = run_study(found, tracker=tracker, executor=start(folder), progress=progress, session=session)
+            interrupted = session.stop.level > 0
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:
+        _warn(f"stopped: {progress.summary()}; the same command goes on from each trial's last saved state")
+        raise typer.Exit(130)
     try:
         _report(found, uri, folder / "reports" / found.study, spec, storage=folder)
     finally:
-        _list_failures(failures, len(found.trials))
-    if failures:
+        _list_failures(ended.failures, len(found.trials))
+        if ended.left:
+            _warn(f"{len(ended.left)} of {len(found.trials)} trials are left; the same command goes on with them")
+    if ended.failures or ended.left:
         raise typer.Exit(1)
 
 
@@ -171,19 +181,21 @@ def _list_failures(failures: Sequence[Failure], num_trials: int) -> None:
         _warn(f"{len(failures)} of {num_trials} trials failed:")
     for failure in failures:
         trial = failure.trial
-        _warn(f"  {trial.id}  {trial.variant} #{trial.replicate}: {failure.cause}")
+        _warn(f"  {trial.id}  {trial.variant} #{trial.replicate}: {failure.fault}: {failure.cause}")
         _warn(f"      traceback: {failure.folder / 'result.json'}")
 
 
-def _executor(name: str, address: str | None) -> Callable[[], Executor]:
+def _executor(name: str, address: str | None, wait_for_nodes: float) -> Callable[[Path], Executor]:
+    """What makes the executor, given the storage."""
     if name == "local":
         from harness.executor import LocalExecutor
 
-        return LocalExecutor
+        return lambda _: LocalExecutor()
     if name == "ray":
+        from harness.frozen_code import freeze_code
         from harness.ray_executor import RayExecutor
 
-        return lambda: RayExecutor(address)
+        return lambda folder: RayExecutor(address, wait_for_nodes=wait_for_nodes, code=freeze_code(folder).folder)
     raise HarnessError(f"--executor must be 'ray' or 'local', got {name!r}")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from harness.errors import DivergedError
 from harness.records import Fault
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+OUT_OF_MEMORY = ("out of memory", "running low on memory", "can't allocate memory", "cannot allocate memory")
 """What PyTorch says, in whatever type of exception, when a device or the host has no memory left."""
 
 PEER_LOST = (

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, ClassVar
 
 IDENTITY_VERSION = 1
@@ -178,12 +179,12 @@ class Trial:
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
         return {"version": IDENTITY_VERSION, **found}
 
-    @property
+    @cached_property
     def id(self) -> str:
         """12 hex digits of the SHA-256 of the canonical JSON of `identity`."""
         return hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()[:12]
 
-    @property
+    @cached_property
     def variant_id(self) -> str:
         """12 hex digits of what the replicates of a variant share; a label may come to mean another configuration."""
         shared = {key: value for key, value in self.identity.items() if key != "replicate"}

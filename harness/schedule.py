@@ -7,6 +7,7 @@ trial does not starve behind a stream of small ones.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -53,12 +54,27 @@ class FixedSource:
         return not self._left
 
 
+class Shape(NamedTuple):
+    """What a process holds; one that is kept serves trials of its shape."""
+
+    cpus: float
+    gpus: float
+    accelerator: str | None
+
+
+def shape_of(need: Resources) -> Shape:
+    """The shape of each worker's process."""
+    return Shape(need.cpus_per_worker, need.gpus_per_worker, need.accelerator)
+
+
 class Start(NamedTuple):
     """A trial to start now."""
 
     trial: Trial
     """With the resources it is really given."""
     slots: tuple[Slot, ...]
+    evict: bool = False
+    """Whether idle processes on these nodes must go to make room."""
 
 
 @dataclass
@@ -134,27 +150,28 @@ class Schedule:
         live = sum((now - r.since) * _num_gpus(r.slots) for r in self._running.values())
         return (self._gpu_seconds + live) / 3600
 
-    def start_next(self, nodes: Sequence[Node], held: Iterable[Slot] = ()) -> Start | None:
+    def start_next(self, nodes: Sequence[Node], idle: Sequence[tuple[Shape, Slot]] = ()) -> Start | None:
         """Take the next trial that may start off the queue; None where none may.
 
         Args:
             nodes: Nodes that are alive.
-            held: Slots that are taken besides those of running trials.
+            idle: Kept processes without a trial; one of the right shape is used again.
         """
         self._began = self.clock() if self._began is None else self._began
         cap = self.limits.max_running
         if self.exhausted() or (cap is not None and len(self._running) >= cap):
             return None
-        ledger = Ledger(nodes, [*self.slots(), *held])
         refused: set[Resources] = set()
+        same: set[int] = set()  # the very objects that were refused: hundreds that wait share a few
         blocked: _Waiting | None = None
         for waiting in self._waiting:
             need = self._need(waiting.trial)
-            if need is None or need in refused:
+            if need is None or id(need) in same or need in refused:
                 continue
-            slots = ledger.place(need)
-            if slots is None:
+            found = self._place(need, nodes, idle)
+            if found is None:
                 refused.add(need)
+                same.add(id(need))
                 if blocked is None and fits_empty(need, nodes):
                     blocked = waiting
                     if blocked.overtaken >= MAX_OVERTAKEN:
@@ -162,8 +179,25 @@ class Schedule:
                 continue
             if blocked is not None:
                 blocked.overtaken += 1
-            return self._begin(waiting, replace(waiting.trial, resources=need), slots)
+            asked = waiting.trial
+            trial = asked if need is asked.resources else replace(asked, resources=need)
+            self._begin(waiting, trial, found[0])
+            return Start(trial, *found)
         return None
+
+    def _place(
+        self, need: Resources, nodes: Sequence[Node], idle: Sequence[tuple[Shape, Slot]]
+    ) -> tuple[tuple[Slot, ...], bool] | None:
+        """Slots for a trial and whether idle processes must go: an idle process, else beside them, else over them."""
+        if need.workers == 1 and need.reuse_workers:
+            for shape, slot in reversed(idle):  # the last used has the warmest caches
+                if shape == shape_of(need):
+                    return (slot,), False
+        held = self.slots()
+        if (slots := Ledger(nodes, [*held, *(slot for _, slot in idle)]).place(need)) is not None:
+            return slots, False
+        slots = Ledger(nodes, held).place(need) if idle else None
+        return None if slots is None else (slots, True)
 
     def ended(self, trial: Trial) -> None:
         """A running trial has given its slots back."""
@@ -188,19 +222,18 @@ class Schedule:
             return asked
         variant = trial.variant_id
         if variant in self._shares:
-            share = max(asked.gpus_per_worker, round(self._shares[variant] + 0.005, 2))
+            share = max(asked.gpus_per_worker, math.ceil(100 * self._shares[variant] - 1e-6) / 100)
             return replace(asked, gpus_per_worker=min(1.0, share))
         pilot = self._pilots.get(variant)
         return None if pilot in self._running else replace(asked, gpus_per_worker=1.0)
 
-    def _begin(self, waiting: _Waiting, trial: Trial, slots: tuple[Slot, ...]) -> Start:
+    def _begin(self, waiting: _Waiting, trial: Trial, slots: tuple[Slot, ...]) -> None:
         asked = waiting.trial.resources.gpus_per_worker
         is_pilot = 0 < asked < 1 and trial.variant_id not in self._shares
         if is_pilot:
             self._pilots[trial.variant_id] = trial.id
         self._waiting.remove(waiting)
         self._running[trial.id] = _Running(trial, slots, self.clock(), is_pilot)
-        return Start(trial, slots)
 
 
 def _num_gpus(slots: Iterable[Slot]) -> float:

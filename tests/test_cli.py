@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from harness import cli
+from harness.errors import TrialStopped
+from harness.records import Trial, TrialResult
+from harness.train import TrialContext
 from tests.tiny import write_study
 
 Change = tuple[str, str]
@@ -152,16 +157,20 @@ def test_an_interrupted_study_says_how_to_go_on(
 ) -> None:
     study = write_study(tmp_path)
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupted(trial: Trial, context: TrialContext) -> TrialResult:
+        assert not context.stop_requested()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert context.stop_requested()
+        raise TrialStopped(trial.id)
 
-    monkeypatch.setattr("harness.executor.run_trial", interrupt)
+    monkeypatch.setattr("harness.executor.run_trial", interrupted)
     result = harness("run", study, "--executor", "local")
     assert result.code == 130
     assert result.err == (
-        "interrupted: 0 of 2 done, 1 running, 1 waiting; "
-        "the same command goes on from each trial's last finished epoch\n"
+        "stopping: no more trials are started, the running ones save their state; again to end at once\n"
+        "stopped: 0 of 2 done, 2 waiting; the same command goes on from each trial's last saved state\n"
     )
+    assert not list(tmp_path.glob("**/claim.json")), "nothing is claimed by a driver that is gone"
 
 
 def test_a_failing_trial(harness: Command, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_share_of_a_gpu_is_given_after_a_pilot_on_a_whole_one() -> None:
     schedule.learn_memory(pilots[0].trial, 0.4)
     assert not schedule.needs_pilot(pilots[0].trial)
     both = [schedule.start_next([*nodes, Node("b", 16, 1)]) for _ in range(2)]
-    assert [s and (s.slots[0].node, s.trial.resources.gpus_per_worker) for s in both] == [("b", 0.45), ("b", 0.45)]
+    assert [s and (s.slots[0].node, s.trial.resources.gpus_per_worker) for s in both] == [("b", 0.44), ("b", 0.44)]
 
 
 def test_a_pilot_that_measured_nothing_leaves_the_share_as_asked() -> None:
