@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from harness import cli
+from harness.verbs.options import default_storage
 from tests.tiny import write_study
 
 Change = tuple[str, str]
@@ -215,8 +216,8 @@ def test_list(harness: Command) -> None:
 
 
 def test_a_submitted_job_keeps_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert cli.default_storage() == Path("runs")
+    assert default_storage() == Path("runs")
     unpacked = tmp_path / "runtime_resources" / "working_dir_files" / "x"
     unpacked.mkdir(parents=True)
     monkeypatch.chdir(unpacked)
-    assert cli.default_storage() == Path.home() / "harness-runs"
+    assert default_storage() == Path.home() / "harness-runs"

@@ -48,9 +48,10 @@ LAYERS = (
     ("harness.study",),
     ("reports",),
     ("harness.panels",),
+    ("harness.verbs",),
     ("harness.cli",),
 )
-PACKAGES = ("models", "harness.data", "reports")
+PACKAGES = ("models", "harness.data", "reports", "harness.verbs")
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # What `reports` may see of `harness`: numbers and their names, nothing that computes them.
@@ -73,7 +74,7 @@ LIGHT = (
     *(f"harness.{m}" for m in ("faults", "claims", "trial_folder")),
     *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report")),
     *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides")),
-    *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "cli")),
+    *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "verbs", "cli")),
     "reports",
 )
 
@@ -184,7 +185,7 @@ def functions(tree: ast.Module) -> Iterator[Function]:
 def is_command(path: str, node: Function) -> bool:
     """Whether it is a Typer command, whose arguments are command line options."""
     names = [ast.unparse(d.func if isinstance(d, ast.Call) else d) for d in node.decorator_list]
-    return path == "harness/cli.py" and any(n.endswith((".command", ".callback")) for n in names)
+    return path.startswith("harness/verbs/") and any(n.endswith((".command", ".callback")) for n in names)
 
 
 # Rules
@@ -456,7 +457,7 @@ def test_what_is_allowed_passes() -> None:
     options = ", ".join(f"o{i}" for i in range(9))
     verb = f'@app.command()\ndef run({options}):\n    """Run."""\n    import models.base\n'
     files = {
-        "harness/cli.py": f'"""Verbs."""\n{verb}',
+        "harness/verbs/study.py": f'"""Verbs."""\n{verb}',
         "harness/plan.py": '"""Plan."""\nfrom models.base import MODELS\n\ndef _f():\n    pass\n',
         "models/mafn.py": '"""MAFN."""\nclass A(nn.Module):\n    """A."""\n    def forward(self, batch): ...\n',
         "tests/test_plan.py": "import pytest\nwith pytest.raises(ValueError, match='x'):\n    f()\n",
