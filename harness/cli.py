@@ -1,4 +1,4 @@
-"""The `harness` command: plan, run and report a study; check and generate data; list what can be named in a study."""
+"""The `harness` command: plan, run, watch and report a study; check and generate data; keep the machine in order."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NoReturn
 import typer
 
 from harness.errors import HarnessError
-from harness.verbs import catalogue, data, study
+from harness.verbs import catalogue, data, operations, study, upkeep
 from harness.verbs.options import print_json, warn
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for group in (study, catalogue):
+for group in (study, operations, upkeep, catalogue):
     app.add_typer(group.app)
 app.add_typer(data.app, name="data")
 

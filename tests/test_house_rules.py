@@ -27,7 +27,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 LAYERS = (
     ("harness", "harness.errors", "harness.registry"),
     ("harness.records", "harness.seeding", "harness.environment", "harness.faults", "harness.claims"),
-    ("harness.trial_folder",),
+    ("harness.trial_folder", "harness.trial_lookup"),
+    ("harness.trial_log", "harness.trial_diff", "harness.garbage"),
     ("harness.metrics", "harness.confusion", "harness.data.base"),
     (
         *("harness.spec", "harness.spec_part", "harness.spec_recipe", "harness.spec_protocol", "harness.spec_report"),
@@ -44,7 +45,8 @@ LAYERS = (
     ("harness.artifacts",),
     ("harness.trial", "harness.convert"),
     ("harness.executor", "harness.tracking", "harness.search", "harness.progress"),
-    ("harness.ray_executor",),
+    ("harness.study_status", "harness.status_view", "harness.doctor"),
+    ("harness.ray_executor", "harness.ray_check"),
     ("harness.study",),
     ("reports",),
     ("harness.panels",),
@@ -59,7 +61,7 @@ REPORTS_SEE = ("harness.errors", "harness.registry", "harness.records", "harness
 
 # The only files under `CODE` that import a heavy package, at module level or inside a function.
 HOMES = {
-    "ray": ("harness/ray_executor.py",),
+    "ray": ("harness/ray_executor.py", "harness/ray_check.py"),
     "optuna": ("harness/search.py",),
     "mlflow": ("harness/tracking.py", "harness/results.py"),
     "rasterio": ("harness/data/raster.py",),
@@ -71,7 +73,8 @@ HOMES = {
 # Importing one of these must not import torch, neither itself nor through another module of ours.
 LIGHT = (
     *(f"harness.{m}" for m in ("errors", "registry", "records", "seeding", "environment", "metrics", "confusion")),
-    *(f"harness.{m}" for m in ("faults", "claims", "trial_folder")),
+    *(f"harness.{m}" for m in ("faults", "claims", "trial_folder", "trial_lookup")),
+    *(f"harness.{m}" for m in ("trial_log", "trial_diff", "garbage", "study_status", "status_view", "doctor")),
     *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report")),
     *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides")),
     *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "verbs", "cli")),

@@ -33,6 +33,7 @@ TrackingUri = Annotated[
     typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server or store; default: sqlite in the storage folder."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document; whatever else is said goes to stderr.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 JOB_FOLDERS = ("runtime_resources", "working_dir_files")
 """Parts of the path of the folder in which Ray unpacks a submitted job, and which it removes afterwards."""
@@ -82,6 +83,34 @@ def storage_folder(given: Path | None) -> Path:
     except OSError as error:
         raise HarnessError(f"the storage folder must be writable, got {storage}: {error.strerror}") from None
     return storage
+
+
+def existing_storage(given: Path | None) -> Path:
+    """The storage folder, which must be there.
+
+    Raises:
+        HarnessError: It is not.
+    """
+    storage = storage_path(given)
+    if not storage.is_dir():
+        raise HarnessError(f"the storage must be the folder that a study ran in, {storage} is not there; see --storage")
+    return storage
+
+
+def confirmed(question: str, *, yes: bool) -> bool:
+    """Whether the user agrees, on the terminal or beforehand with --yes.
+
+    Raises:
+        HarnessError: There is nobody to ask.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise HarnessError(f"this asks first, and there is no terminal to ask on: {question} If so, add --yes")
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        return False
 
 
 def store_uri(given: str | None, storage: Path) -> str:
