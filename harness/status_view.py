@@ -12,7 +12,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from harness.progress import duration
-from harness.records import Row, TrialState
+from harness.records import Fault, Row, TrialState
 from harness.study_status import DriverStatus, StudyStatus, TrialStatus, fault_counts
 from harness.trial_lookup import label_of
 
@@ -107,8 +107,9 @@ def render_status(status: StudyStatus) -> RenderableType:
     parts += [Text(line) for line in status_summary(status)]
     for section in _sections(status):
         grid = Grid(box=None, padding=(0, 2, 0, 0), header_style="dim", show_header=section.has_header)
-        for name in section.rows[0]:
-            grid.add_column(name if section.has_header else "", overflow="fold")
+        for i, name in enumerate(section.rows[0]):
+            is_id = i == 0 and not section.has_header
+            grid.add_column(name if section.has_header else "", overflow="fold", no_wrap=is_id)
         for row in section.rows[section.has_header :]:
             grid.add_row(*(Text(cell, style=_style(cell)) for cell in row))
         parts += [Text(""), Text(section.heading, style="bold"), Padding(grid, (0, 0, 0, INDENT))]
@@ -160,8 +161,8 @@ def _sections(status: StudyStatus) -> list[Section]:
         rows = tuple((t.trial.id, label_of(t.trial), f"{t.epoch}/{t.epochs} epochs done") for t in waiting)
         sections.append(Section("interrupted, goes on from its last state", rows))
     if failed:
-        causes = ((t.trial.id, label_of(t.trial), t.fault.value if t.fault else "", t.cause) for t in failed)
-        sections.append(Section("failed", tuple(causes)))
+        rows = tuple((t.trial.id, label_of(t.trial), f"{t.fault or Fault.ERROR}: {t.cause}") for t in failed)
+        sections.append(Section("failed", rows))
     return sections
 
 
@@ -178,12 +179,13 @@ def _table_section(status: StudyStatus, index: int) -> Section:
 
 
 def _running_row(status: StudyStatus, trial: TrialStatus) -> tuple[str, ...]:
-    score = "" if trial.score is None else f"{status.plan.primary_metric} {100 * trial.score:.2f}"
-    pace = "" if trial.epoch_s is None else f"{duration_of_epoch(trial.epoch_s)} per epoch"
-    left = "" if trial.left_s is None else f"about {duration(trial.left_s)} left"
-    restarts = f", {trial.restarts} restart{'s' * (trial.restarts > 1)}" if trial.restarts else ""
-    epoch = f"epoch {trial.epoch}/{trial.epochs}"
-    return (trial.trial.id, label_of(trial.trial), epoch, pace, score, left, f"on {trial.host}{restarts}")
+    parts = [f"epoch {trial.epoch}/{trial.epochs}"]
+    parts += [] if trial.score is None else [f"{status.plan.primary_metric} {100 * trial.score:.2f}"]
+    parts += [] if trial.epoch_s is None else [f"{duration_of_epoch(trial.epoch_s)} per epoch"]
+    parts += [] if trial.left_s is None else [f"about {duration(trial.left_s)} left"]
+    parts += [f"on {trial.host}"]
+    parts += [f"{trial.restarts} restart{'s' * (trial.restarts > 1)}"] if trial.restarts else []
+    return (trial.trial.id, label_of(trial.trial), ", ".join(parts))
 
 
 def duration_of_epoch(seconds: float) -> str:

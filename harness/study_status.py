@@ -242,9 +242,9 @@ def busy_seconds(starts: Sequence[float], epochs: Sequence[float], ends: Sequenc
 
 
 def _usual_gap(times: Sequence[float]) -> float | None:
-    """Median time between neighbours; None for fewer than two."""
+    """Median time between neighbours, the lower of two: a pause is no usual gap. None for fewer than two times."""
     gaps = [after - before for before, after in pairwise(times)]
-    return max(0.0, statistics.median(gaps)) if gaps else None
+    return max(0.0, statistics.median_low(gaps)) if gaps else None
 
 
 def _modified(path: Path) -> list[float]:

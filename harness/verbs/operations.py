@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.errors import HarnessError, TrackingError
+from harness.errors import HarnessError, TrackingError, nearest
 from harness.records import Fault, Trial, TrialState
 from harness.verbs.options import (
     AsJson,
@@ -282,10 +282,9 @@ def retry(
     found, root = _study(spec, overrides, storage)
     if not failed and not trials and fault is None:
         raise HarnessError("retry must know which trials, got none; say --failed for all that failed, or name trials")
-    if fault is not None and fault not in list(Fault):
-        from harness.errors import nearest
-
-        raise HarnessError(f"--fault must be a kind of failure, got {fault!r}; {nearest(fault, list(Fault))}")
+    kinds = [kind.value for kind in Fault]
+    if fault is not None and fault not in kinds:
+        raise HarnessError(f"--fault must be a kind of failure, got {fault!r}; {nearest(fault, kinds)}")
     chosen = _failures(found, root, trials or [], fault)
     question = f"remove the states of {len(chosen)} trials? They train from the first step again"
     if from_scratch and chosen and not confirmed(question, yes=yes):
