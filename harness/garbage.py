@@ -6,13 +6,24 @@ no frozen code and no folder of an unrecorded trial.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.claims import BEAT_SECONDS, CLAIM, DRIVERS, Liveness, abandoned, claimed_by, read_drivers
+from harness.claims import (
+    BEAT_SECONDS,
+    CLAIM,
+    DRIVERS,
+    Liveness,
+    abandoned,
+    birth_of,
+    claimed_by,
+    read_drivers,
+    this_host,
+)
 from harness.records import TrialResult, TrialState
 from harness.trial_folder import read_result
 
@@ -127,7 +138,7 @@ class _Finder:
         """Spools of dead drivers: empty ones, and with `spool` those that hold records."""
         for study in sorted(path for path in (self._storage / "spool").glob("*") if path.is_dir()):
             for folder in sorted(path for path in study.glob("*") if path.is_dir()):
-                if self._liveness.is_alive(folder.name):
+                if self._liveness.is_alive(folder.name) or _is_owned(folder):
                     continue
                 count = len(list(_records(folder)))
                 if count == 0:
@@ -143,7 +154,17 @@ class _Finder:
 
 
 def _records(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*.json") if path.is_file())
+    """Records below a folder, refused ones included: a number names each, `owner.json` is none."""
+    return folder.rglob("[0-9]*.json")
+
+
+def _is_owned(spool: Path) -> bool:
+    """Whether the process that fills a spool lives on this machine."""
+    try:
+        owner = json.loads((spool / "owner.json").read_text(encoding="utf-8"))
+        return bool(owner["host"] == this_host() and birth_of(owner["pid"]) == owner["born"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _drafts(folder: Path) -> Iterator[Garbage]:

@@ -73,12 +73,13 @@ def _counts_json(trials: Sequence[TrialStatus]) -> dict[str, Any]:
 
 
 def _trial_json(trial: TrialStatus) -> dict[str, Any]:
-    names = ("epoch", "epochs", "epoch_s", "score", "cause", "host", "restarts", "spent_s", "gpu_h", "cpu_h", "left_s")
+    names = ("epoch", "epochs", "epoch_s", "step", "step_s", "score", "cause", "host", "restarts")
+    amounts = ("spent_s", "gpu_h", "cpu_h", "left_s")
     return {
         **{"id": trial.trial.id, "variant": trial.trial.variant, "replicate": trial.trial.replicate},
         "state": trial.state.value,
         "fault": trial.fault.value if trial.fault else None,
-        **{name: getattr(trial, name) for name in names},
+        **{name: getattr(trial, name) for name in (*names, *amounts)},
         "folder": str(trial.folder),
     }
 
@@ -179,17 +180,20 @@ def _table_section(status: StudyStatus, index: int) -> Section:
 
 
 def _running_row(status: StudyStatus, trial: TrialStatus) -> tuple[str, ...]:
-    parts = [f"epoch {trial.epoch}/{trial.epochs}"]
+    parts = [f"epoch {trial.epoch}/{trial.epochs}", *([f"step {trial.step}"] if trial.step else [])]
     parts += [] if trial.score is None else [f"{status.plan.primary_metric} {100 * trial.score:.2f}"]
-    parts += [] if trial.epoch_s is None else [f"{duration_of_epoch(trial.epoch_s)} per epoch"]
+    parts += [] if trial.epoch_s is None else [f"{_pace(trial.epoch_s)} per epoch"]
+    parts += [] if trial.step_s is None else [f"{_pace(trial.step_s)} per step"]
     parts += [] if trial.left_s is None else [f"about {duration(trial.left_s)} left"]
     parts += [f"on {trial.host}"]
     parts += [f"{trial.restarts} restart{'s' * (trial.restarts > 1)}"] if trial.restarts else []
     return (trial.trial.id, label_of(trial.trial), ", ".join(parts))
 
 
-def duration_of_epoch(seconds: float) -> str:
-    """As `duration`, with one decimal where it is below ten seconds."""
+def _pace(seconds: float) -> str:
+    """As `duration`, and finer where it is short."""
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 

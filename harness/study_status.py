@@ -6,6 +6,7 @@ run and after they are gone.
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from harness.records import Fault, Plan, Trial, TrialResult, TrialState
 from harness.trial_folder import EpochScores, read_attempts, read_history, read_result
 from harness.trial_lookup import folder_of
 
+STATE = re.compile(r"state-(\d+)-(\d+)\.pt")
 PAUSE_EPOCHS = 10.0
 PAUSE_SECONDS = 60.0
 """A silence between two epochs that is longer than this many usual epochs and seconds was a pause."""
@@ -53,6 +55,10 @@ class TrialStatus:
     """Epochs done, also of a trial that waits because it was interrupted."""
     epoch_s: float | None = None
     """Median seconds from epoch to epoch, validation included; None before the second."""
+    step: int | None = None
+    """Optimizer steps behind its last saved state; None where it has saved none."""
+    step_s: float | None = None
+    """Seconds per step, its share of the validation included; None where steps or epochs are not known."""
     score: float | None = None
     """Primary metric on the validation split: final, else of the last epoch."""
     fault: Fault | None = None
@@ -157,16 +163,15 @@ class StatusReader:
         ids = {trial.id for trial in self._plan.trials}
         claims = [path.parent for path in (self._storage / "trials").glob("*/claim.json")]
         others = [f for f in claims if f.name not in ids and _is_held(drivers.get(claimed_by(f) or ""))]
-        spool = [p for p in (self._storage / "spool" / self._plan.study).rglob("*.json") if p.is_file()]
-        refused = sum("refused" in path.parts for path in spool)
+        spool = self._storage / "spool" / self._plan.study
         return StudyStatus(
             plan=self._plan,
             storage=self._storage,
             trials=tuple(_with_estimates(trials)),
             drivers=tuple(drivers.values()),
             others_running=len(others),
-            spooled=len(spool) - refused,
-            refused=refused,
+            spooled=len(list(spool.glob("*/[0-9]*.json"))),
+            refused=len(list(spool.glob("*/refused/[0-9]*.json"))),
         )
 
     def _driver(self, driver: Driver) -> DriverStatus:
@@ -190,12 +195,16 @@ class StatusReader:
         curve = [e.scores[key] for e in history if key in e.scores]
         final = {f"{s.split}/{s.metric}": s.value for s in (result.scores if result else ())}
         spent = self._spent(folder, history, state)
+        epoch_s, saved = _usual_gap([e.time for e in history]), _saved_steps(folder)
+        per_epoch = min((step / epoch for epoch, step in saved if epoch), default=None)
         return TrialStatus(
             trial=trial,
             folder=folder,
             state=state,
             epoch=history[-1].epoch if history else 0,
-            epoch_s=_usual_gap([e.time for e in history]),
+            epoch_s=epoch_s,
+            step=max((step for _, step in saved), default=None),
+            step_s=None if epoch_s is None or not per_epoch else epoch_s / per_epoch,
             score=final.get(key, curve[-1] if curve else None),
             fault=result.fault if result else None,
             cause=cause((result.error if result else "") or ""),
@@ -245,6 +254,12 @@ def _usual_gap(times: Sequence[float]) -> float | None:
     """Median time between neighbours, the lower of two: a pause is no usual gap. None for fewer than two times."""
     gaps = [after - before for before, after in pairwise(times)]
     return max(0.0, statistics.median_low(gaps)) if gaps else None
+
+
+def _saved_steps(folder: Path) -> list[tuple[int, int]]:
+    """Epochs and steps behind each saved state, from names like `state-<epoch>-<step>.pt`."""
+    matches = (STATE.fullmatch(path.name) for path in folder.glob("state-*.pt"))
+    return [(int(found[1]), int(found[2])) for found in matches if found]
 
 
 def _modified(path: Path) -> list[float]:

@@ -73,6 +73,9 @@ def test_nothing_of_a_living_driver_goes(storage: Path) -> None:
     with Claims(storage, "tiny") as claims:
         assert claims.take(folder)
         (storage / "spool" / "tiny" / claims.driver.token).mkdir()
+        lone = storage / "spool" / "tiny" / "no-driver"  # of a process that only reports
+        lone.mkdir()
+        (lone / "owner.json").write_text(json.dumps({**asdict(claims.driver), "token": "no-driver"}))
         assert names(storage, Limits(recorded=())) == ALWAYS - {"code abc"}
 
 

@@ -127,7 +127,7 @@ def test_a_dead_driver_runs_nothing_and_another_studys_driver_does_not_count(pla
 def test_records_that_wait_and_trials_beside_the_tables(plan: Plan, tmp_path: Path) -> None:
     spool = tmp_path / "spool" / plan.study / "token"
     (spool / "refused").mkdir(parents=True)
-    for path in (spool / "1.json", spool / "2.json", spool / "refused" / "0.json"):
+    for path in (spool / "1.json", spool / "2.json", spool / "refused" / "0.json", spool / "owner.json"):
         path.write_text("{}")
     other = tmp_path / "trials" / "0123456789ab"
     other.mkdir(parents=True)
@@ -150,13 +150,15 @@ def test_a_narrow_terminal_shows_everything(plan: Plan, tmp_path: Path) -> None:
         running = start(tmp_path, plan.trials[1], NOW - 100)
         assert claims.take(running)
         epochs(running, NOW - 60, NOW - 10)
+        for state in ("state-1-100.pt", "state-2-200.pt"):
+            (running / state).write_text("")
         console.print(render_status(read(plan, tmp_path)))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert max(map(len, shown.splitlines())) <= 80
     for trial in plan.trials[:2]:
         assert f"  {trial.id}  " in shown
     squeezed = " ".join(shown.split())
-    for words in ("1 failed: error", "epoch 2/3, miou 20.00, 50 s per", "epoch, about 50 s left"):
+    for words in ("1 failed: error", "epoch 2/3, step 200, miou 20.00,", "500 ms per step"):
         assert words in squeezed
     for word in cause.split():
         assert word in squeezed

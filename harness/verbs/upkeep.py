@@ -122,7 +122,7 @@ def gc(
     limits = Limits(best, spool, _recorded(folder, tracking_uri))
     found = find_garbage(folder, limits)
     if not as_json:
-        _list(found)
+        _list(found, folder)
     question = f"delete {len(found)} files and folders, {_size(sum(g.size for g in found))}?"
     wants = bool(found) and not dry_run and (yes or (not as_json and confirmed(question, yes=yes)))
     still = {g.path for g in find_garbage(folder, limits)} if wants else set()  # a driver may have started meanwhile
@@ -157,26 +157,21 @@ def _recorded(folder: Path, uri: str | None) -> frozenset[str] | None:
     return ids
 
 
-def _list(found: list[Garbage]) -> None:
+def _list(found: list[Garbage], storage: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
     if not found:
         say("nothing to delete")
         return
+    say(f"in {storage}")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("size", justify="right", no_wrap=True)
     for name in ("what", "why"):
         table.add_column(name, overflow="fold")
     for garbage in found:
-        table.add_row(_size(garbage.size), Text(_place(garbage.path)), garbage.reason)
+        table.add_row(_size(garbage.size), Text(str(garbage.path.relative_to(storage))), Text(garbage.reason))
     out.print(table)
-
-
-def _place(path: Path) -> str:
-    with contextlib.suppress(ValueError):
-        return str(path.relative_to(Path.cwd()))
-    return str(path)
 
 
 def _size(num_bytes: int) -> str:
