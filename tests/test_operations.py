@@ -169,7 +169,7 @@ def test_stop(harness: Command, storage: Path) -> None:
         done = harness("stop", study, "--storage", storage)
         assert (done.code, done.err) == (0, "")
         assert f"asked process {process.pid} on " in done.out
-        assert f"tiny has stopped; harness run {study} goes on with it" in done.out
+        assert f"tiny has stopped; it goes on with: harness run {study} --storage {storage}" in done.out
         process.wait(timeout=10)
     with driven(storage, mafn) as process:
         os.kill(process.pid, 19)  # SIGSTOP: it lives and does not listen
@@ -187,8 +187,9 @@ def test_retry(harness: Command, storage: Path) -> None:
     place = ("--storage", storage)
     assert harness("retry", study, "--failed", *place).out == "no trial failed\n"
     folders = [fail(storage, mafn, Fault.DIVERGED, "nan"), fail(storage, arc, Fault.MEMORY, "no memory")]
-    done = harness("retry", study, "--fault", "diverged", *place)
-    assert done.out == f"{mafn}  MAFN #0  diverged\n1 to try again: harness run {study}\n"
+    done = harness("retry", study, "--fault", "diverged", "--set", "train.epochs=2", *place)
+    again = f"harness run {study} --set train.epochs=2 --storage {storage}"
+    assert done.out == f"{mafn}  MAFN #0  diverged\n1 to try again: {again}\n"
     assert [read_result(f) is None for f in folders] == [True, False]
     assert all((f / "last.pt").exists() for f in folders)
     assert "is without a result" in refused(harness("retry", study, mafn, *place))

@@ -23,6 +23,7 @@ from harness.verbs.options import (
     out,
     planned,
     print_json,
+    run_command,
     say,
     store_uri,
     warn,
@@ -245,7 +246,7 @@ def stop(
     elif not asked:
         say(f"nobody runs {name} in {root}")
     elif not left:
-        say(f"{name} has stopped; harness run {spec} goes on with it")
+        say(f"{name} has stopped; it goes on with: {run_command(spec, overrides, storage)}")
     if left:
         warn(f"{name} still runs after {wait:g} s and stops when it can; --now ends its trials without saving")
         raise typer.Exit(1)
@@ -305,7 +306,8 @@ def retry(
     if not chosen:
         say("no trial failed" + (f" with {fault!r}" if fault else ""))
         return
-    say(f"{len(chosen)} to try again{' from nothing' * from_scratch}: harness run {spec}")
+    again = run_command(spec, overrides, storage)
+    say(f"{len(chosen)} to try again{' from nothing' * from_scratch}: {again}")
     if from_scratch and any(trial.checkpoints.mirror for trial, _ in chosen):
         warn("note: states in checkpoints.mirror are still there, and a trial without its own goes on from them")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +59,12 @@ def warn(line: str) -> None:
 def print_json(value: Any) -> None:
     """Print a JSON document on stdout."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def run_command(spec: Path, overrides: Sequence[str] | None, storage: Path | None) -> str:
+    """The command that runs what is missing of a study, with the options that say which study and where."""
+    words = ["harness", "run", str(spec), *(word for text in overrides or () for word in ("--set", text))]
+    return shlex.join([*words, *(["--storage", str(storage)] if storage else [])])
 
 
 def default_storage() -> Path:
