@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.faults import cause
 from harness.records import Fault, Resources, Trial, TrialResult
 from harness.trial_folder import read_attempts, read_history
 
@@ -51,12 +52,6 @@ def smaller_batches(trial: Trial) -> dict[str, int]:
     if max(now.values()) == 1:
         return {}
     return {name: math.ceil(value / 2) for name, value in now.items()}
-
-
-def cause(traceback_text: str) -> str:
-    """The last line of a traceback that says what happened."""
-    lines = [line.strip() for line in traceback_text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
 
 
 def _has_hope(attempts: Sequence[Mapping[str, Any]], progress: Any) -> bool:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.executor import Executor, Session
+from harness.faults import cause
 from harness.progress import StudyProgress
 from harness.records import Fault, Plan, Trial, TrialResult
-from harness.retry import cause
 from harness.schedule import FixedSource
 from harness.tracking import MlflowTracker
 from harness.trial_folder import EpochScores, clear_failure, read_history, read_result, trial_folder

@@ -99,6 +99,13 @@ def clear_failure(folder: Path) -> None:
         (folder / "result.json").unlink()
 
 
+def forget_progress(folder: Path) -> None:
+    """Remove everything that a trial would go on from, so that it trains from the first step; logs stay."""
+    names = ("history.jsonl", "attempts.jsonl", "memory.json", STOP)
+    for path in (*folder.glob("*.pt"), *(folder / name for name in names)):
+        path.unlink(missing_ok=True)
+
+
 def _append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Add a line, after a line break of its own: a crash may have cut the line before short."""
     with path.open("a", encoding="utf-8") as file:

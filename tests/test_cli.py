@@ -5,61 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from harness import cli
 from harness.errors import TrialStopped
 from harness.records import Trial, TrialResult
 from harness.train import TrialContext
+from harness.verbs.options import default_storage
+from tests.command import Command, assert_refused
 from tests.tiny import write_study
 
 Change = tuple[str, str]
-
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def harness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs `harness ...` in an empty folder, in this process."""
-    for name in ("HARNESS_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-
-    def call(*words: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
-        with pytest.raises(SystemExit, match=r"^\d+$") as caught:
-            cli.main()
-        assert isinstance(caught.value.code, int)
-        return Done(caught.value.code, *capsys.readouterr())
-
-    return call
-
-
-def assert_refused(done: Done, *parts: str) -> None:
-    """One line on stderr that holds `parts`, exit code 2, nothing written to the current folder."""
-    assert (done.code, done.out) == (2, "")
-    (line,) = done.err.splitlines()
-    assert line.startswith("error: ")
-    assert "Traceback" not in line
-    for part in parts:
-        assert part in line
-    assert list(Path.cwd().iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -90,6 +47,12 @@ def test_misspelt_commands(harness: Command, tmp_path: Path) -> None:
     assert_refused(harness("report", study), "nothing has been recorded in", "harness run")
     assert_refused(harness("data", "check", "rrsis-d", "x"), "unknown dataset 'rrsis-d'", "rrsis_d")
     assert_refused(harness("data", "check", "rrsis_d", tmp_path / "nowhere"), "nowhere")
+
+
+def test_a_mistake_is_json_where_json_is_asked_for(harness: Command, tmp_path: Path) -> None:
+    done = harness("plan", tmp_path / "missing.yaml", "--json")
+    assert (done.code, done.err) == (2, f"error: {json.loads(done.out)['error']}\n")
+    assert "missing.yaml" in done.err
 
 
 def test_a_storage_that_cannot_be(harness: Command, tmp_path: Path) -> None:
@@ -147,8 +110,16 @@ def test_run_report_and_run_again(harness: Command, tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in runs.glob("trials/*/*")} == written
 
     (tables / "decoder.md").unlink()
-    assert harness("report", study).code == 0
+    rebuilt = harness("report", study, "--json")
+    assert rebuilt.code == 0
+    assert str(tables / "decoder.md") in json.loads(rebuilt.out)["files"]
+    assert f"tables     {tables}" in rebuilt.err
     assert (tables / "decoder.md").read_text() == before
+    assert json.loads(harness("run", study, "--executor", "local", "--json").out)["counts"] == {
+        "trials": 2,
+        "failed": 0,
+        "left": 0,
+    }
     assert json.loads(harness("plan", study, "--json").out)["counts"]["missing"] == 0
 
 
@@ -168,7 +139,7 @@ def test_an_interrupted_study_says_how_to_go_on(
     assert result.code == 130
     assert result.err == (
         "stopping: no more trials are started, the running ones save their state; again to end at once\n"
-        "stopped: 0 of 2 done, 2 waiting; the same command goes on from each trial's last saved state\n"
+        "2 of 2 trials are left; the same command goes on, with those that had started from their last saved state\n"
     )
     assert not list(tmp_path.glob("**/claim.json")), "nothing is claimed by a driver that is gone"
 
@@ -185,8 +156,8 @@ def test_a_failing_trial(harness: Command, tmp_path: Path) -> None:
     assert "1 of 1 trials failed:" in lines
     (line,) = [line for line in lines if "MAFN #0" in line]
     assert "train.global_batch must be at most the number of training samples, got 11 for 10" in line
-    (path,) = [line.split()[-1] for line in lines if "traceback:" in line]
-    assert "Traceback" in json.loads(Path(path).read_text())["error"]
+    (folder,) = [line.split()[-1] for line in lines if "files:" in line]
+    assert "Traceback" in json.loads((Path(folder) / "result.json").read_text())["error"]
 
 
 def test_data(harness: Command, tmp_path: Path) -> None:
@@ -217,6 +188,8 @@ def test_data_of_a_semantic_dataset_with_known_defects(harness: Command, tmp_pat
 
 
 def test_list(harness: Command) -> None:
+    listed = json.loads(harness("list", "--json").out)
+    assert {"kind": "metric", "name": "oiou"}.items() <= next(x for x in listed if x["name"] == "oiou").items()
     done = harness("list")
     assert done.code == 0
     for name in ("mafn", "rrsis_d", "oiou"):
@@ -224,8 +197,8 @@ def test_list(harness: Command) -> None:
 
 
 def test_a_submitted_job_keeps_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert cli.default_storage() == Path("runs")
+    assert default_storage() == Path("runs")
     unpacked = tmp_path / "runtime_resources" / "working_dir_files" / "x"
     unpacked.mkdir(parents=True)
     monkeypatch.chdir(unpacked)
-    assert cli.default_storage() == Path.home() / "harness-runs"
+    assert default_storage() == Path.home() / "harness-runs"

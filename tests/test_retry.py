@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import DivergedError
-from harness.faults import fault_of
+from harness.faults import cause, fault_of
 from harness.records import Fault, Resources, Trial, TrialResult, TrialState
-from harness.retry import MAX_WITHOUT_PROGRESS, cause, plan_retry, smaller_batches, with_attempts
+from harness.retry import MAX_WITHOUT_PROGRESS, plan_retry, smaller_batches, with_attempts
 from harness.trial_folder import EpochScores, append_attempt, append_history
 from tests.tiny import tiny_trial
 
