@@ -38,10 +38,13 @@ LAYERS = (
         "harness.spec_errors",
         *("harness.yaml_lines", "harness.overrides"),
     ),
-    ("models", "harness.data", "harness.losses", "harness.sliding_window", "harness.distributed"),
+    (
+        *("models", "harness.data", "harness.losses", "harness.sliding_window", "harness.distributed"),
+        "harness.batch_parts",
+    ),
     (
         *("harness.semantic_task", "harness.tasks", "harness.train", "harness.evaluate"),
-        *("harness.checkpoint", "harness.cost"),
+        *("harness.checkpoint", "harness.mirror", "harness.watch", "harness.cost", "harness.system_metrics"),
     ),
     ("harness.feature_maps",),
     ("harness.resolve", "harness.designs", "harness.plan", "harness.plan_view", "harness.data_view", "harness.results"),

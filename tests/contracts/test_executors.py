@@ -97,7 +97,8 @@ def test_files_are_left(both: Ran) -> None:
     folder = trial_folder(both.storage, both.shared)
     names = {path.name for path in folder.iterdir()}
     splits = ("val", "test", "val_shuffled", "test_shuffled")
-    assert {*(f"samples_{split}.parquet" for split in splits), "environment.json", "last.pt", "result.json"} <= names
+    assert {*(f"samples_{split}.parquet" for split in splits), "environment.json", "seeds.json", "result.json"} <= names
+    assert any(name.startswith("state-3-") for name in names)
     result = both.events.results[both.shared.id]
     assert Path(str(result.checkpoint)).is_file()
     assert result.cost.keys() >= {"parameters", "gmacs", "latency_ms", "train_s"}
