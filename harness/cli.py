@@ -200,11 +200,43 @@ def report(
 
     study = load_study(spec, overrides or ())
     found, _ = _plan(study, provisional=False)
+    folder = _recorded(spec, storage, tracking_uri)
+    target = output or folder / "reports" / found.study
+    _report(found, _uri(tracking_uri, folder), target, spec, storage=folder)
+
+
+def _recorded(spec: Path, storage: Path | None, tracking_uri: str | None) -> Path:
+    """The storage folder of a study that has been run."""
     folder = (storage or default_storage()).expanduser().absolute()
     if tracking_uri is None and not (folder / "mlflow.db").exists():
         raise HarnessError(f"nothing has been recorded in {folder}; run `harness run {spec}` first, or give --storage")
-    target = output or folder / "reports" / found.study
-    _report(found, _uri(tracking_uri, folder), target, spec, storage=folder)
+    return folder
+
+
+@app.command()
+def power(
+    spec: Spec,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Print per row the difference seen, the smallest that so many replicates resolve, and how many it would take."""
+    from harness.artifacts import MlflowArtifacts
+    from harness.panels import DatasetPanels
+    from harness.results import results_frame
+    from harness.spec import load_study
+    from reports.artifacts import FigureRequest, Sources
+    from reports.power_view import explain_resolution, render_resolution, resolutions
+
+    study = load_study(spec, overrides or ())
+    found, _ = _plan(study, provisional=False)
+    folder = _recorded(spec, storage, tracking_uri)
+    uri = _uri(tracking_uri, folder)
+    sources = Sources(MlflowArtifacts(uri), DatasetPanels(found.trials[0], folder))
+    frame = results_frame(uri, (t.id for t in found.trials))
+    for table in resolutions(FigureRequest(found, frame, sources)):
+        out.print(render_resolution(table))
+        _say(explain_resolution(table))
 
 
 def _report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Path) -> None:

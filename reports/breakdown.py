@@ -20,9 +20,9 @@ import pandas as pd
 from harness.metrics import metric, referring_scores
 from harness.records import CONTROL_SUFFIX, Table
 from reports.artifacts import FigureRequest, NotDrawn, distinct_tables
-from reports.breakdown_parts import Breakdown, aggregation, breakdown_csv, breakdown_name, counted_cells
+from reports.breakdown_parts import Breakdown, breakdown_csv, breakdown_name, counted_cells, group_aggregation
 from reports.captions import metric_head, split_label
-from reports.cells import rank_cells, score_cell
+from reports.cells import ranked_scores
 from reports.class_breakdown import CLASS, build_class_breakdown
 from reports.evidence import Evidence
 from reports.sample_tables import counted_samples
@@ -98,9 +98,7 @@ def build_breakdown(request: FigureRequest, table: Table, *, by: str, split: str
         raise NotDrawn("no complete run has left per-sample results that can be grouped so")
     groups = [g for g in grouping.order or sorted(sizes) if g in sizes]
     cells = {
-        (name, group): rank_cells(
-            [score_cell(row, evidence[group], split=split, metric_name=name) for row in table.rows]
-        )
+        (name, group): ranked_scores(table.rows, evidence[group], split=split, metric_name=name)
         for name in METRICS
         for group in groups
     }
@@ -145,5 +143,5 @@ def _caption(request: FigureRequest, table: Table, grouping: Grouping, split: st
     labels = [metric(name).label for name in METRICS]
     return (
         f"Scores {grouping.caption}, {split_label(split)} (study “{request.plan.study}”, rows of table {table.name}). "
-        f"{aggregation(table)} N is the number of samples; {', '.join(labels)} in {metric(METRICS[0]).unit}."
+        f"{group_aggregation(table)} N is the number of samples; {', '.join(labels)} in {metric(METRICS[0]).unit}."
     )

@@ -8,9 +8,9 @@ from __future__ import annotations
 from harness.metrics import metric
 from harness.records import Table
 from reports.artifacts import FigureRequest, NotDrawn
-from reports.breakdown_parts import Breakdown, aggregation, breakdown_csv, breakdown_name, counted_cells
+from reports.breakdown_parts import Breakdown, breakdown_csv, breakdown_name, counted_cells, group_aggregation
 from reports.captions import as_sentence, metric_head, split_label
-from reports.cells import rank_cells, score_cell
+from reports.cells import ranked_scores
 from reports.class_scores import IOU, averaging_notes, class_slugs
 from reports.table_model import Block, Column, Footnote, TableModel, TableRow
 
@@ -31,7 +31,7 @@ def build_class_breakdown(request: FigureRequest, table: Table, *, split: str) -
     if not slugs:
         raise NotDrawn("no complete run has recorded scores of single classes")
     cells = {
-        (name, group): rank_cells([score_cell(row, evidence, split=split, metric_name=name) for row in table.rows])
+        (name, group): ranked_scores(table.rows, evidence, split=split, metric_name=name)
         for name, group in [*((f"{IOU}{slug}", slug) for slug in slugs), (MEAN, "mean")]
     }
     rows = [TableRow(slug.replace("_", " "), counted_cells(cells[f"{IOU}{slug}", slug])) for slug in slugs]
@@ -53,6 +53,6 @@ def build_class_breakdown(request: FigureRequest, table: Table, *, split: str) -
 def _caption(request: FigureRequest, table: Table, split: str) -> str:
     text = (
         f"IoU by class, {split_label(split)} (study “{request.plan.study}”, rows of table {table.name}). "
-        f"{aggregation(table)} In {metric(MEAN).unit}."
+        f"{group_aggregation(table)} In {metric(MEAN).unit}."
     )
     return f"{text} {as_sentence(request.plan.data_note)}" if request.plan.data_note else text

@@ -19,6 +19,8 @@ POWER = 0.8
 """Chance to find a difference that is there."""
 MAX_REPLICATES = 1000
 """More than this many is said to be out of reach."""
+MAX_DF = 1e6
+"""Of more degrees of freedom, Student's t is the normal distribution."""
 
 _ROOTS, _HALVES = np.polynomial.legendre.leggauss(400)
 _NODES, _WEIGHTS = (_ROOTS + 1) / 2, _HALVES / 2
@@ -37,7 +39,7 @@ def power_of(difference: float, *, std: float, replicates: int, sample_se: float
     """
     between = std**2 / replicates
     total = between + sample_se**2
-    df = (replicates - 1) * (total / between) ** 2
+    df = min(MAX_DF, (replicates - 1) * (total / between) ** 2)
     reach = float(stats.t.ppf(1 - alpha / 2, df)) * np.sqrt(special.chdtri(df, 1 - _NODES) / df)
     shift = abs(difference) / math.sqrt(total)
     return float(_WEIGHTS @ (special.ndtr(shift - reach) + special.ndtr(-shift - reach)))

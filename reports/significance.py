@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from reports.effect_size import hedges_dz
 from reports.intervals import MIN_REPLICATES, RESOLUTION, SEED, Interval, Precision, Replicated, interval, precision
@@ -91,17 +91,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def compare(difference: Replicated) -> Comparison:
-    """Test whether the mean difference is 0; `difference` holds at least one replicate.
+def p_value(difference: Replicated) -> float | None:
+    """Chance of a mean difference this far from 0 if there is none, two-sided; None for fewer than two replicates.
 
     Where the differences do not vary at all there is no spread to judge by, and the p of the exact test is taken.
     """
+    if len(difference.values) < MIN_REPLICATES:
+        return None
+    known = precision(difference)
+    if known.se == 0.0:
+        return sign_flip_test(difference.values).p
+    return float(2 * special.stdtr(known.df, -abs(difference.mean) / known.se))
+
+
+def compare(difference: Replicated) -> Comparison:
+    """Everything that is known of a difference, of which there is at least one replicate."""
     n = len(difference.values)
     mean, on_samples = difference.mean, difference.draws is not None
     if n < MIN_REPLICATES:
         return Comparison(mean, n, None, None, None, None, None, on_samples)
-    known = precision(difference)
-    flips = sign_flip_test(difference.values)
-    p = flips.p if known.se == 0.0 else float(2 * stats.t.sf(abs(mean) / known.se, known.df))
-    effect = hedges_dz(difference.values)
-    return Comparison(mean, n, p, interval(difference), known, flips, effect, on_samples)
+    return Comparison(
+        difference=mean,
+        replicates=n,
+        p=p_value(difference),
+        interval=interval(difference),
+        precision=precision(difference),
+        sign_flip=sign_flip_test(difference.values),
+        effect=hedges_dz(difference.values),
+        on_samples=on_samples,
+    )

@@ -144,6 +144,9 @@ def test_run_report_and_run_again(harness: Command, tmp_path: Path) -> None:
     (tables / "decoder.md").unlink()
     assert harness("report", study).code == 0
     assert (tables / "decoder.md").read_text() == before
+    power = harness("power", study)
+    assert power.code == 0
+    assert "decoder: mIoU, validation, difference to “decoder = msrc” (points)" in power.out
     assert json.loads(harness("plan", study, "--json").out)["counts"]["missing"] == 0
 
 
