@@ -33,9 +33,9 @@ def counted_cells(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     return tuple(replace(c, count=f"n={c.n}/{c.expected_n}") if 0 < c.n < c.expected_n else c for c in cells)
 
 
-def group_aggregation(table: Table) -> str:
-    """How captions say what a cell is."""
-    return aggregation(max(len(row.trial_ids) for row in table.rows), of="row", tested="replicates")
+def group_aggregation(table: Table, tested: str) -> str:
+    """How captions say what a cell is; `tested` is what the tests rest on."""
+    return aggregation(max(len(row.trial_ids) for row in table.rows), of="row", tested=tested)
 
 
 def breakdown_csv(

@@ -87,10 +87,15 @@ def rank_cells(cells: Sequence[Cell], scores: Sequence[RowScore | None]) -> tupl
 
 
 def ranked_scores(
-    rows: Sequence[Row], evidence: Mapping[str, Evidence], *, split: str, metric_name: str
+    rows: Sequence[Row],
+    evidence: Mapping[str, Evidence],
+    *,
+    split: str,
+    metric_name: str,
+    scores: RowScores | None = None,
 ) -> tuple[Cell, ...]:
-    """A metric of several rows, compared by replicates alone."""
-    scores = RowScores(evidence)
+    """A metric of several rows, compared; by replicates alone without `scores`."""
+    scores = scores or RowScores(evidence)
     cells = [score_cell(row, evidence, split=split, metric_name=metric_name) for row in rows]
     return rank_cells(cells, [scores.of(row, split=split, metric_name=metric_name) for row in rows])
 

@@ -12,6 +12,7 @@ from reports.breakdown_parts import Breakdown, breakdown_csv, breakdown_name, co
 from reports.captions import as_sentence, metric_head, split_label
 from reports.cells import ranked_scores
 from reports.class_scores import IOU, averaging_notes, class_slugs
+from reports.comparison_notes import tested_on
 from reports.table_model import Block, Column, Footnote, TableModel, TableRow
 
 CLASS = "class"
@@ -39,7 +40,7 @@ def build_class_breakdown(request: FigureRequest, table: Table, *, split: str) -
     notes = averaging_notes(evidence, [split], [MEAN])
     model = TableModel(
         name=breakdown_name(CLASS, table, split),
-        caption=_caption(request, table, split),
+        caption=_caption(request, table, split, tested_on([c for of in cells.values() for c in of])),
         stub="Class",
         switch_heads=(),
         columns=tuple(Column(row.label) for row in table.rows),
@@ -50,9 +51,9 @@ def build_class_breakdown(request: FigureRequest, table: Table, *, split: str) -
     return Breakdown(model, breakdown_csv(table, CLASS, sizes, cells))
 
 
-def _caption(request: FigureRequest, table: Table, split: str) -> str:
+def _caption(request: FigureRequest, table: Table, split: str, tested: str) -> str:
     text = (
         f"IoU by class, {split_label(split)} (study “{request.plan.study}”, rows of table {table.name}). "
-        f"{group_aggregation(table)} In {metric(MEAN).unit}."
+        f"{group_aggregation(table, tested)} In {metric(MEAN).unit}."
     )
     return f"{text} {as_sentence(request.plan.data_note)}" if request.plan.data_note else text

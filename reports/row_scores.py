@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from harness.records import Row
 from reports.artifacts import FigureRequest, Run
@@ -49,11 +50,19 @@ class RowScores:
     Args:
         evidence: Trial id -> what is recorded of it.
         request: Where per-sample results are; None to go by replicates alone.
+        within: Which of a run's counted samples the scores are of; all by default.
     """
 
-    def __init__(self, evidence: Mapping[str, Evidence], request: FigureRequest | None = None) -> None:
+    def __init__(
+        self,
+        evidence: Mapping[str, Evidence],
+        request: FigureRequest | None = None,
+        *,
+        within: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> None:
         self._evidence = evidence
         self._request = request
+        self._within = within
         self._resampled: dict[tuple[tuple[str, ...], str], _Resampled | None] = {}
 
     def of(self, row: Row, *, split: str, metric_name: str) -> RowScore | None:
@@ -86,6 +95,8 @@ class RowScores:
             known = self._evidence[trial_id]
             run = Run(trial_id, known.replicate, known.run_id)
             table = counted_samples(self._request, run, split) if self._request else None
+            if table is not None and self._within is not None:
+                table = self._within(table)
             protocol = self._request.plan.trial(trial_id).evaluate if self._request else {}
             part = additive(table, protocol=protocol) if table is not None else None
             if part is None or (parts and part.units != parts[0].units):

@@ -35,7 +35,13 @@ def samples_of(label: str, replicate: int) -> pd.DataFrame:
     union = np.random.default_rng(2).integers(200, 4000, SAMPLES)
     intersection = np.round(union / (1 + np.exp(-logits))).astype(int)
     return pd.DataFrame(
-        {"key": [f"{i}/0" for i in range(SAMPLES)], "intersection": intersection, "union": union, "area": union}
+        {
+            "key": [f"{i}/0" for i in range(SAMPLES)],
+            "category": [("ship", "dam")[i % 2] for i in range(SAMPLES)],
+            "intersection": intersection,
+            "union": union,
+            "area": union,
+        }
     )
 
 

@@ -13,7 +13,8 @@ import pytest
 from scipy import stats
 
 from harness.records import Plan, Table
-from reports.artifacts import Sources
+from reports.artifacts import FigureRequest, Sources
+from reports.breakdown import build_breakdown
 from reports.comparisons import judge, standing
 from reports.csv_table import render_csv
 from reports.evidence import collect_evidence
@@ -119,8 +120,6 @@ def test_per_sample_results_that_do_not_give_the_recorded_score_are_not_used() -
 
 
 def scores_of(plan: Plan, table: Table, frame: pd.DataFrame, sources: Sources | None) -> RowScores:
-    from reports.artifacts import FigureRequest
-
     ids = {t for row in table.rows for t in row.trial_ids}
     return RowScores(collect_evidence(frame, ids), FigureRequest(plan, frame, sources) if sources else None)
 
@@ -192,6 +191,16 @@ def test_what_cannot_be_tested_is_not_judged() -> None:
     assert not found[1].differs
     assert found[2] is not None
     assert found[2].differs
+
+
+def test_groups_of_samples_are_compared_on_their_own_samples() -> None:
+    plan, table, frame, sources = make_judged()
+    request = FigureRequest(plan, frame, sources)
+    found = build_breakdown(request, table, by="category", split="val").table
+    assert "paired t tests over replicates and test samples" in found.caption
+    for row in found.blocks[0].rows:
+        assert [row.cells[i].emphasis for i in (0, 1, 3)] == [BEST, BEST, NONE]
+        assert all(c.interval is not None and c.flags == () for c in row.cells)
 
 
 def test_csv_has_interval_p_and_standing() -> None:
