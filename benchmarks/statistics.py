@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from reports.comparisons import judge, standing
+from reports.comparisons import judge, pool, standing
 from reports.intervals import (
     Interval,
     Replicated,
@@ -52,7 +52,8 @@ def time_statistics() -> float:
         found = [RowScore(tuple(range(REPLICATES)), replicated(part, score), "all") for part in data]
         held = [interval(row.found) for row in found]
         best = standing(found, higher_is_better=True).best
-        judged = judge([difference(row, found[0]) for row in found[1:]])
+        pooled = pool(found)
+        judged = judge([(difference(row, found[0]), pooled) for row in found[1:]])
         told += sum(j is not None and j.differs for j in judged)
         assert all(h is not None for h in held)
         assert best

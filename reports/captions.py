@@ -116,8 +116,8 @@ def aggregation(replicates: int, *, of: str, tested: str) -> str:
         return "One replicate: no spread is known, nothing is tested, and nothing is set in bold."
     return (
         f"Mean ± std over n = {replicates} replicates. Bold marks all that cannot be told from the best of a {of}, and "
-        f"only where something else can (paired t tests over {tested}; Holm's correction over all pairs of a {of}; "
-        "5 %)."
+        f"only where something else can (paired t tests over {tested}; pooled spread; Holm's correction over all "
+        f"pairs of a {of}; 5 %)."
     )
 
 

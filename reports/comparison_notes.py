@@ -8,6 +8,7 @@ from harness.metrics import metric
 from reports.captions import join_words, split_label
 from reports.cells import MINUS
 from reports.comparisons import Judged
+from reports.row_scores import MIN_UNITS
 from reports.significance import ALPHA
 from reports.table_model import TEST_MARKS, Cell, Flag, Footnote
 
@@ -20,9 +21,9 @@ def tested_on(cells: Collection[Cell]) -> str:
     tested = [c for c in cells if c.interval is not None]
     alone = [c for c in tested if Flag.REPLICATES_ONLY in c.flags]
     if not tested or len(alone) == len(tested):
-        return "replicates alone, as no per-sample results are at hand"
+        return f"replicates alone (no results of at least {MIN_UNITS} test samples are at hand)"
     if alone:
-        return "replicates and, where all of them left per-sample results, test samples"
+        return f"replicates and, where results of at least {MIN_UNITS} of them are at hand, test samples"
     return "replicates and test samples"
 
 

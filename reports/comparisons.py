@@ -3,6 +3,10 @@
 Two rows can be told apart if the paired test of `reports.significance` says so after Holm's correction. In a column all
 pairs are one family, because its best row is chosen by looking; differences to the reference are chosen beforehand, and
 those that a table shows are one family.
+
+Two or three replicates say little of how much a difference varies, and now and then agree by chance. The variance of a
+difference is therefore the larger of its own and the one pooled over all pairs of rows, with the degrees of freedom of
+the latter, those of rows x replicates without interaction. `docs/statistics.md` has what that costs and gains.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from reports.intervals import MIN_REPLICATES, Replicated
+import numpy as np
+
+from reports.intervals import MIN_REPLICATES, Pooled, Replicated
 from reports.row_scores import RowScore, difference
 from reports.significance import ALPHA, Comparison, compare, holm, p_value
 
@@ -40,16 +46,34 @@ class Judged:
         return self.p is not None and self.p < ALPHA
 
 
+def pool(scores: Sequence[RowScore | None]) -> Pooled | None:
+    """Variance of paired differences over all pairs of rows; None where no two rows share two replicates.
+
+    Of complete rows it is twice the residual mean square of rows x replicates.
+    """
+    ranked = [s for s in scores if s is not None and len(s.replicates) >= MIN_REPLICATES]
+    found = [difference(a, b) for a, b in itertools.combinations(ranked, 2)]
+    values = [d.values for d in found if d is not None and len(d.values) >= MIN_REPLICATES]
+    if not values:
+        return None
+    weights = [len(v) - 1 for v in values]
+    variance = float(np.average([v.var(ddof=1) for v in values], weights=weights))
+    replicates = {place for s in ranked for place in s.replicates}
+    df = sum(len(s.replicates) for s in ranked) - len(ranked) - len(replicates) + 1
+    return Pooled(variance, max(1.0, df))
+
+
 def standing(scores: Sequence[RowScore | None], *, higher_is_better: bool) -> Standing:
     """Compare every two rows of a column that have at least two replicates each.
 
     A row that shares fewer than two replicates with the best one was not compared with it and does not stand beside it.
     """
     ranked = {i: s for i, s in enumerate(scores) if s is not None and len(s.replicates) >= MIN_REPLICATES}
+    pooled = pool(scores)
     tested = {}
     for i, j in itertools.combinations(ranked, 2):
         between = difference(ranked[i], ranked[j])
-        p = p_value(between) if between is not None else None
+        p = p_value(between, pooled) if between is not None else None
         if p is not None:
             tested[i, j] = p
     if not tested:
@@ -64,9 +88,9 @@ def standing(scores: Sequence[RowScore | None], *, higher_is_better: bool) -> St
     return Standing(frozenset({best, *alike}), alike=False)
 
 
-def judge(differences: Sequence[Replicated | None]) -> list[Judged | None]:
-    """Test differences to the reference as one family; None where there is no difference."""
-    compared = [compare(d) if d is not None else None for d in differences]
+def judge(differences: Sequence[tuple[Replicated | None, Pooled | None]]) -> list[Judged | None]:
+    """Test differences to the reference as one family, each with its column's pool; None where there is none."""
+    compared = [compare(d, pooled) if d is not None else None for d, pooled in differences]
     tested = [i for i, c in enumerate(compared) if c is not None and c.p is not None]
     corrected = dict(zip(tested, holm([c.p for c in compared if c is not None and c.p is not None]), strict=True))
     return [Judged(c, corrected.get(i)) if c is not None else None for i, c in enumerate(compared)]

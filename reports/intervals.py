@@ -46,6 +46,15 @@ class Interval(NamedTuple):
     high: float
 
 
+class Pooled(NamedTuple):
+    """How much paired differences between rows vary over replicates, taken together."""
+
+    variance: float
+    """Mean variance of the difference of two rows."""
+    df: float
+    """Degrees of freedom, at least 1."""
+
+
 class Precision(NamedTuple):
     """How well a mean over replicates is known."""
 
@@ -114,20 +123,25 @@ def replicated(components: Floats, score: Score, *, draws: int = DRAWS, seed: in
     return Replicated(score(components.sum(axis=1)), drawn, components.shape[1])
 
 
-def precision(found: Replicated) -> Precision:
+def precision(found: Replicated, pooled: Pooled | None = None) -> Precision:
     """Standard error and degrees of freedom of the mean over replicates, of which there are at least two.
+
+    With `pooled`, a difference varies at least as much as differences of its table do on average: a few replicates that
+    agree by chance are no reason for a claim.
 
     The variance between replicates holds what training again changes and how differently replicates fare on the same
     samples; the covariance of two replicates over draws of units holds what they share. Both together are the variance
     of the mean.
     """
     n = len(found.values)
-    between = float(found.values.var(ddof=1)) / n
+    own = float(found.values.var(ddof=1))
+    between = (max(own, pooled.variance) if pooled else own) / n
+    df = max(n - 1.0, pooled.df) if pooled else n - 1.0
     shared = _shared_variance(found)
     total = between + shared
     if total <= RESOLUTION**2:
-        return Precision(0.0, n - 1.0, between, shared)
-    spread = between**2 / (n - 1) + (shared**2 / (found.units - 1) if shared else 0.0)
+        return Precision(0.0, df, between, shared)
+    spread = between**2 / df + (shared**2 / (found.units - 1) if shared else 0.0)
     return Precision(math.sqrt(total), total**2 / spread if spread else math.inf, between, shared)
 
 
@@ -141,11 +155,11 @@ def _shared_variance(found: Replicated) -> float:
     return max(0.0, (together - own) / (n * (n - 1))) * found.units / (found.units - 1)
 
 
-def interval(found: Replicated, *, level: float = LEVEL) -> Interval | None:
+def interval(found: Replicated, pooled: Pooled | None = None, *, level: float = LEVEL) -> Interval | None:
     """The interval that tables print; None for fewer than two replicates, or where nothing varies."""
     if len(found.values) < MIN_REPLICATES:
         return None
-    known = precision(found)
+    known = precision(found, pooled)
     if known.se == 0.0:
         return None
     reach = float(stats.t.ppf((1 + level) / 2, known.df)) * known.se

@@ -9,6 +9,7 @@ no number of them is enough.
 from __future__ import annotations
 
 import math
+from typing import TypedDict
 
 import numpy as np
 from scipy import optimize, special, stats
@@ -27,7 +28,16 @@ _NODES, _WEIGHTS = (_ROOTS + 1) / 2, _HALVES / 2
 """Gauss and Legendre's nodes between 0 and 1."""
 
 
-def power_of(difference: float, *, std: float, replicates: int, sample_se: float = 0.0, alpha: float = ALPHA) -> float:
+class _Test(TypedDict):
+    std: float
+    sample_se: float
+    alpha: float
+    rows: int
+
+
+def power_of(
+    difference: float, *, std: float, replicates: int, sample_se: float = 0.0, alpha: float = ALPHA, rows: int = 2
+) -> float:
     """Chance that a difference is found, two-sided.
 
     Args:
@@ -36,25 +46,33 @@ def power_of(difference: float, *, std: float, replicates: int, sample_se: float
         replicates: At least 2.
         sample_se: Standard error that the test samples contribute, the same for any number of replicates.
         alpha: Level of the test, 0..1.
+        rows: Rows whose spread is pooled, at least 2.
     """
     between = std**2 / replicates
     total = between + sample_se**2
-    df = min(MAX_DF, (replicates - 1) * (total / between) ** 2)
+    df = min(MAX_DF, (rows - 1) * (replicates - 1) * (total / between) ** 2)
     reach = float(stats.t.ppf(1 - alpha / 2, df)) * np.sqrt(special.chdtri(df, 1 - _NODES) / df)
     shift = abs(difference) / math.sqrt(total)
     return float(_WEIGHTS @ (special.ndtr(shift - reach) + special.ndtr(-shift - reach)))
 
 
 def smallest_resolvable(
-    *, std: float, replicates: int, sample_se: float = 0.0, alpha: float = ALPHA, power: float = POWER
+    *,
+    std: float,
+    replicates: int,
+    sample_se: float = 0.0,
+    alpha: float = ALPHA,
+    power: float = POWER,
+    rows: int = 2,
 ) -> float | None:
     """Smallest difference that so many replicates find with that power; None for fewer than two or no spread."""
     if replicates < 2 or std <= 0:
         return None
 
+    test: _Test = {"std": std, "sample_se": sample_se, "alpha": alpha, "rows": rows}
+
     def missing(difference: float) -> float:
-        found = power_of(difference, std=std, replicates=replicates, sample_se=sample_se, alpha=alpha)
-        return found - power
+        return power_of(difference, replicates=replicates, **test) - power
 
     high = math.sqrt(std**2 / replicates + sample_se**2)
     while missing(high) < 0:
@@ -63,7 +81,13 @@ def smallest_resolvable(
 
 
 def replicates_needed(
-    difference: float, *, std: float, sample_se: float = 0.0, alpha: float = ALPHA, power: float = POWER
+    difference: float,
+    *,
+    std: float,
+    sample_se: float = 0.0,
+    alpha: float = ALPHA,
+    power: float = POWER,
+    rows: int = 2,
 ) -> int | None:
     """Fewest replicates, at least 2, that find a difference with that power; None if `MAX_REPLICATES` do not.
 
@@ -72,9 +96,10 @@ def replicates_needed(
     if difference == 0 or std <= 0:
         return None
 
+    test: _Test = {"std": std, "sample_se": sample_se, "alpha": alpha, "rows": rows}
+
     def enough(replicates: int) -> bool:
-        found = power_of(difference, std=std, replicates=replicates, sample_se=sample_se, alpha=alpha)
-        return found >= power
+        return power_of(difference, replicates=replicates, **test) >= power
 
     if not enough(MAX_REPLICATES):
         return None

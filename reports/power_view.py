@@ -7,6 +7,7 @@ Differences are taken to the reference; in a table of a study without one, to th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich import box
 from rich.table import Table as Grid
@@ -16,7 +17,8 @@ from harness.records import Row, Table
 from reports.artifacts import FigureRequest, distinct_tables
 from reports.captions import split_label
 from reports.cells import show_value
-from reports.intervals import MIN_REPLICATES, RESOLUTION, Replicated, precision
+from reports.comparisons import pool
+from reports.intervals import MIN_REPLICATES, RESOLUTION, Pooled, Replicated, precision
 from reports.power import MAX_REPLICATES, POWER, replicates_needed, smallest_resolvable
 from reports.row_scores import RowScores, difference
 from reports.significance import ALPHA
@@ -73,10 +75,10 @@ def _resolution(request: FigureRequest, table: Table) -> TableResolution | None:
     others = [row for row in table.rows if row.trial_ids != to.trial_ids]
     alpha = ALPHA / max(1, len(others))
     theirs = scores.of(to, split=split, metric_name=name)
-    rows = []
-    for row in others:
-        between = difference(scores.of(row, split=split, metric_name=name), theirs)
-        rows.append(_of_row(row, between, alpha))
+    ours = [scores.of(row, split=split, metric_name=name) for row in others]
+    pooled = pool([*ours, theirs])
+    spread = _Spread(pooled, len(others) + 1, alpha)
+    rows = [_of_row(row, difference(score, theirs), spread) for row, score in zip(others, ours, strict=True)]
     return TableResolution(table.name, metric(name), split, to.label, alpha, tuple(rows))
 
 
@@ -87,17 +89,25 @@ def _best(table: Table, scores: RowScores, *, split: str, metric_name: str) -> R
     return max(known, key=lambda pair: pair[1])[0] if known else None
 
 
-def _of_row(row: Row, between: Replicated | None, alpha: float) -> Resolution:
+class _Spread(NamedTuple):
+    """What a table's rows have in common."""
+
+    pooled: Pooled | None
+    rows: int
+    alpha: float
+
+
+def _of_row(row: Row, between: Replicated | None, spread: _Spread) -> Resolution:
     if between is None:
         return Resolution(row.label, 0, None, None, None, on_samples=False)
     n, on_samples = len(between.values), between.draws is not None
     if n < MIN_REPLICATES:
         return Resolution(row.label, n, between.mean, None, None, on_samples)
-    spread = float(between.values.std(ddof=1))
-    std = spread if spread > RESOLUTION else 0.0
-    sample_se = precision(between).sample_variance ** 0.5
-    smallest = smallest_resolvable(std=std, replicates=n, sample_se=sample_se, alpha=alpha)
-    needed = replicates_needed(between.mean, std=std, sample_se=sample_se, alpha=alpha)
+    known = precision(between, spread.pooled)
+    found = (n * known.replicate_variance) ** 0.5
+    std, sample_se = found if found > RESOLUTION else 0.0, known.sample_variance**0.5
+    smallest = smallest_resolvable(std=std, replicates=n, sample_se=sample_se, alpha=spread.alpha, rows=spread.rows)
+    needed = replicates_needed(between.mean, std=std, sample_se=sample_se, alpha=spread.alpha, rows=spread.rows)
     return Resolution(row.label, n, between.mean, smallest, needed, on_samples)
 
 
@@ -120,8 +130,8 @@ def explain_resolution(found: TableResolution) -> str:
     tested = "replicates and test samples" if all(row.on_samples for row in found.rows) else "replicates"
     return (
         f"chance to find a difference {100 * POWER:.0f} %, level {100 * found.alpha:.2g} % each "
-        f"({100 * ALPHA:.0f} % over {len(found.rows)} differences), t test over {tested}; the spread is estimated from "
-        "these replicates, few of which estimate it badly"
+        f"({100 * ALPHA:.0f} % over {len(found.rows)} differences), t test over {tested}; the spread, pooled over "
+        "rows, is estimated from these replicates, few of which estimate it badly"
     )
 
 

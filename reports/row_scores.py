@@ -17,6 +17,9 @@ from reports.intervals import Floats, Replicated, Score, resample
 from reports.sample_statistics import Additive, additive
 from reports.sample_tables import counted_samples
 
+MIN_UNITS = 10
+"""Fewer samples, tiles or blocks say too little of all others to be drawn from."""
+
 AGREEMENT = 1e-6
 """Largest difference between a recorded score and the same score from per-sample results that is only rounding."""
 
@@ -68,7 +71,8 @@ class RowScores:
     def of(self, row: Row, *, split: str, metric_name: str) -> RowScore | None:
         """A metric of a row; None where no replicate has it.
 
-        Test samples take part where every scored replicate left the same ones and they give the recorded score.
+        Test samples take part where every scored replicate left the same ones, at least `MIN_UNITS` units of them, and
+        they give the recorded score.
         """
         recorded = {
             place: value
@@ -103,6 +107,8 @@ class RowScores:
                 return None
             parts.append(part)
         components = np.stack([part.components for part in parts])
+        if components.shape[1] < MIN_UNITS:
+            return None
         named = hashlib.sha256("\n".join(parts[0].units).encode()).hexdigest()
         drawn = resample(components)
         return _Resampled(components.sum(axis=1), drawn, components.shape[1], named, parts[0].scores)

@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 from scipy import special
 
 from reports.effect_size import hedges_dz
-from reports.intervals import MIN_REPLICATES, RESOLUTION, SEED, Interval, Precision, Replicated, interval, precision
+from reports.intervals import (
+    MIN_REPLICATES,
+    RESOLUTION,
+    SEED,
+    Interval,
+    Pooled,
+    Precision,
+    Replicated,
+    interval,
+    precision,
+)
 
 ALPHA = 0.05
 """Chance of a wrong claim that a family of comparisons accepts."""
@@ -91,20 +101,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def p_value(difference: Replicated) -> float | None:
+def p_value(difference: Replicated, pooled: Pooled | None = None) -> float | None:
     """Chance of a mean difference this far from 0 if there is none, two-sided; None for fewer than two replicates.
 
     Where the differences do not vary at all there is no spread to judge by, and the p of the exact test is taken.
     """
     if len(difference.values) < MIN_REPLICATES:
         return None
-    known = precision(difference)
+    known = precision(difference, pooled)
     if known.se == 0.0:
         return sign_flip_test(difference.values).p
     return float(2 * special.stdtr(known.df, -abs(difference.mean) / known.se))
 
 
-def compare(difference: Replicated) -> Comparison:
+def compare(difference: Replicated, pooled: Pooled | None = None) -> Comparison:
     """Everything that is known of a difference, of which there is at least one replicate."""
     n = len(difference.values)
     mean, on_samples = difference.mean, difference.draws is not None
@@ -113,9 +123,9 @@ def compare(difference: Replicated) -> Comparison:
     return Comparison(
         difference=mean,
         replicates=n,
-        p=p_value(difference),
-        interval=interval(difference),
-        precision=precision(difference),
+        p=p_value(difference, pooled),
+        interval=interval(difference, pooled),
+        precision=precision(difference, pooled),
         sign_flip=sign_flip_test(difference.values),
         effect=hedges_dz(difference.values),
         on_samples=on_samples,

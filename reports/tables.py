@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ from reports.captions import dagger_mark, join_words, letter_mark, metric_head, 
 from reports.cells import delta_cell, hoist_count, judged_cell, published_cell, rank_cells, score_cell
 from reports.class_scores import averaging_notes
 from reports.comparison_notes import alike_notes, delta_notes, mark_footnotes, tested_on
-from reports.comparisons import Judged, judge
+from reports.comparisons import Judged, judge, pool
 from reports.costs import cost_cells, cost_columns, quoted_costs
 from reports.evidence import Evidence, collect_evidence
 from reports.published import WHOLE_ROW, Published, PublishedRow, axis_value
@@ -161,11 +162,11 @@ def _request(
 def _judged(table: Table, reference: Row, scores: RowScores, metric_name: str) -> dict[tuple[str, str], Judged]:
     """Every difference to the reference that the table shows, tested as one family."""
     places = [(row, split) for split in table.splits for row in table.rows if row.trial_ids != reference.trial_ids]
+    of = partial(scores.of, metric_name=metric_name)
+    rows = {row.trial_ids: row for row in (*table.rows, reference)}.values()
+    pools = {split: pool([of(row, split=split) for row in rows]) for split in table.splits}
     found = judge(
-        [
-            difference(*(scores.of(side, split=split, metric_name=metric_name) for side in (row, reference)))
-            for row, split in places
-        ]
+        [(difference(of(row, split=split), of(reference, split=split)), pools[split]) for row, split in places]
     )
     pairs = zip(places, found, strict=True)
     return {(row.variant, split): judged for (row, split), judged in pairs if judged is not None}

@@ -10,12 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 from scipy import stats
 
 from harness.records import Plan, Table
 from reports.artifacts import FigureRequest, Sources
 from reports.breakdown import build_breakdown
-from reports.comparisons import judge, standing
+from reports.comparisons import judge, pool, standing
 from reports.csv_table import render_csv
 from reports.evidence import collect_evidence
 from reports.intervals import Replicated
@@ -88,27 +89,65 @@ def test_one_replicate_has_no_interval_no_test_and_no_bold() -> None:
 def test_without_per_sample_results_replicates_decide_and_the_caption_says_so() -> None:
     plan, table, frame, _ = make_judged()
     alone = build_table(plan, table, frame)
-    assert "over replicates alone, as no per-sample results are at hand" in alone.caption
+    assert "over replicates alone (no results of at least 10 test samples are at hand); pooled spread" in alone.caption
     assert Flag.REPLICATES_ONLY in alone.blocks[0].rows[0].cells[0].flags
     some = built(lost=["other decoder"])
-    assert "over replicates and, where all of them left per-sample results, test samples" in some.caption
+    assert "over replicates and, where results of at least 10 of them are at hand, test samples" in some.caption
     assert Flag.REPLICATES_ONLY in delta(some, "other decoder").flags
     assert Flag.REPLICATES_ONLY not in delta(some, "without fusion").flags
 
 
-def test_deltas_by_replicates_alone_are_paired_t_tests_corrected_by_holm() -> None:
+def test_deltas_by_replicates_alone_have_the_spread_of_an_analysis_of_variance() -> None:
+    """Twice the residual mean square of rows x replicates, or a difference's own variance where that is larger."""
     plan, table, frame, _ = make_judged()
     model = build_table(plan, table, frame)
-    values = frame[frame.metric == "miou"].groupby("run_id")["value"].first()
-    of = {label: [values[f"{label}|{r}"] for r in range(3)] for label in GAINS}
-    raw = {label: stats.ttest_rel(of[label], of["full"]).pvalue for label in list(GAINS)[1:]}
-    order = sorted(raw, key=lambda label: raw[label])
+    long = frame[frame.metric == "miou"].assign(
+        label=[r.partition("|")[0] for r in frame.run_id[frame.metric == "miou"]]
+    )
+    pooled = 2 * smf.ols("value ~ C(label) + C(replicate)", long).fit().mse_resid
+    of = {label: group["value"].to_numpy() for label, group in long.groupby("label")}
+    raw, half = {}, {}
+    for label in list(GAINS)[1:]:
+        seen = of[label] - of["full"]
+        se = np.sqrt(max(pooled, seen.var(ddof=1)) / 3)
+        raw[label] = 2 * stats.t.sf(abs(seen.mean()) / se, 6)
+        half[label] = stats.t.ppf(0.975, 6) * se
     worst = 0.0
-    for rank, label in enumerate(order):
+    for rank, label in enumerate(sorted(raw, key=lambda label: raw[label])):
         worst = max(worst, min(1.0, (3 - rank) * raw[label]))
-        assert delta(model, label).p == pytest.approx(worst)
-    interval = stats.ttest_rel(of["other decoder"], of["full"]).confidence_interval()
-    assert delta(model, "other decoder").interval == pytest.approx(tuple(interval))
+        cell = delta(model, label)
+        assert cell.p == pytest.approx(worst)
+        assert cell.value is not None
+        assert cell.interval == pytest.approx((cell.value - half[label], cell.value + half[label]))
+
+
+def test_the_pool_of_complete_rows_is_that_of_statsmodels() -> None:
+    rng = np.random.default_rng(5)
+    table = rng.normal(0, 1, (4, 3))
+    rows = [(i, j, v) for i, row in enumerate(table) for j, v in enumerate(row)]
+    fit = smf.ols("y ~ C(a) + C(b)", pd.DataFrame(rows, columns=["a", "b", "y"])).fit()
+    found = pool([row_score(list(row)) for row in table])
+    assert found is not None
+    assert (found.variance, found.df) == (pytest.approx(2 * fit.mse_resid), fit.df_resid)
+
+
+def test_the_pool_of_incomplete_rows_has_the_degrees_of_freedom_of_least_squares() -> None:
+    whole = [row_score([0.1, 0.4, 0.2]), row_score([0.2, 0.2, 0.5])]
+    found = pool([*whole, row_score([0.3, 0.1], (0, 2)), row_score([0.9]), None])
+    assert found is not None
+    assert found.df == 8 - 3 - 3 + 1
+    assert pool([row_score([0.1, 0.2], (0, 1)), row_score([0.1, 0.2], (1, 2))]) is None
+    assert pool([]) is None
+
+
+def test_one_row_that_varies_much_is_not_called_different_for_it() -> None:
+    rng = np.random.default_rng(4)
+    spread = [3.0, 3.0, 1.0, 1.0, 1.0]
+    wrong = sum(
+        bool(standing([row_score(list(rng.normal(0, s, 3))) for s in spread], higher_is_better=True).best)
+        for _ in range(300)
+    )
+    assert wrong / 300 <= 0.08  # 5 % and two and a half standard errors of 300 columns
 
 
 def test_per_sample_results_that_do_not_give_the_recorded_score_are_not_used() -> None:
@@ -144,6 +183,17 @@ def test_runs_that_saw_other_samples_are_compared_by_replicates() -> None:
     mixed = scores_of(plan, table, frame, other).of(table.rows[0], split="val", metric_name="oiou")
     assert mixed is not None
     assert mixed.found.draws is None
+
+
+@pytest.mark.parametrize(("units", "drawn"), [(9, False), (10, True)])
+def test_few_samples_are_not_drawn_from(units: int, drawn: bool) -> None:
+    plan, table, frame, sources = make_judged(labels=("full",))
+    whole = sources.artifacts.kept.items()  # type: ignore[attr-defined]
+    kept = {run: samples.assign(block=np.arange(len(samples)) % units) for run, samples in whole}
+    few = replace(sources, artifacts=replace(sources.artifacts, kept=kept))  # type: ignore[type-var]
+    found = scores_of(plan, table, frame, few).of(table.rows[0], split="val", metric_name="miou")
+    assert found is not None
+    assert (found.found.draws is not None, found.found.units) == (drawn, units * drawn)
 
 
 def row_score(values: list[float], replicates: tuple[int, ...] | None = None) -> RowScore:
@@ -184,7 +234,8 @@ def test_all_pairs_of_a_column_are_one_family() -> None:
 
 
 def test_what_cannot_be_tested_is_not_judged() -> None:
-    found = judge([None, Replicated(np.array([0.1])), Replicated(np.array([0.1, 0.1001, 0.1002]))])
+    differences = [None, Replicated(np.array([0.1])), Replicated(np.array([0.1, 0.1001, 0.1002]))]
+    found = judge([(d, None) for d in differences])
     assert found[0] is None
     assert found[1] is not None
     assert found[1].p is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -31,11 +32,12 @@ def printed(found: TableResolution) -> str:
     return capture.get()
 
 
-def simulated_power(shift: float, *, replicates: int, alpha: float) -> float:
-    """Share of generated studies whose t test finds a difference of `shift` standard deviations."""
-    draws = np.random.default_rng(replicates).normal(shift, 1.0, (100_000, replicates))
-    t = draws.mean(axis=1) / draws.std(axis=1, ddof=1) * np.sqrt(replicates)
-    return float((np.abs(t) > stats.t.ppf(1 - alpha / 2, replicates - 1)).mean())
+def simulated_power(shift: float, *, replicates: int, df: int, alpha: float) -> float:
+    """Share of generated studies that find a difference of `shift` standard deviations with a pooled spread."""
+    rng = np.random.default_rng(replicates)
+    means = rng.normal(shift * np.sqrt(replicates), 1.0, 100_000)
+    t = means / np.sqrt(rng.chisquare(df, 100_000) / df)
+    return float((np.abs(t) > stats.t.ppf(1 - alpha / 2, df)).mean())
 
 
 def test_replicates_alone_resolve_what_simulated_studies_find() -> None:
@@ -43,16 +45,21 @@ def test_replicates_alone_resolve_what_simulated_studies_find() -> None:
     (found,) = resolved(samples=False)
     _, _, frame, _ = make_judged()
     values = frame[frame.metric == "miou"].groupby("run_id")["value"].first()
+    table = np.array([[values[f"{label}|{r}"] for r in range(3)] for label in GAINS])
+    pooled = np.mean([(a - b).var(ddof=1) for a, b in itertools.combinations(table, 2)])
     assert (found.to, found.alpha, [row.label for row in found.rows]) == ("full", 0.05 / 3, list(GAINS)[1:])
-    for row in found.rows:
-        seen = np.array([values[f"{row.label}|{r}"] - values[f"full|{r}"] for r in range(3)])
-        std = seen.std(ddof=1)
+    for row, scores in zip(found.rows, table[1:], strict=True):
+        seen = scores - table[0]
+        std = np.sqrt(max(pooled, seen.var(ddof=1)))
         assert row.difference == pytest.approx(seen.mean())
         assert row.smallest is not None
-        assert simulated_power(row.smallest / std, replicates=3, alpha=0.05 / 3) == pytest.approx(0.8, abs=0.006)
+        power = simulated_power(row.smallest / std, replicates=3, df=6, alpha=0.05 / 3)
+        assert power == pytest.approx(0.8, abs=0.006)
         assert row.needed is not None
-        assert simulated_power(seen.mean() / std, replicates=row.needed, alpha=0.05 / 3) >= 0.794
-        assert simulated_power(seen.mean() / std, replicates=row.needed - 1, alpha=0.05 / 3) <= 0.806
+        shift, n = seen.mean() / std, row.needed
+        assert simulated_power(shift, replicates=n, df=3 * (n - 1), alpha=0.05 / 3) >= 0.794
+        if n > 2:
+            assert simulated_power(shift, replicates=n - 1, df=3 * (n - 2), alpha=0.05 / 3) <= 0.806
 
 
 def test_a_test_set_of_finite_size_limits_what_replicates_resolve() -> None:

@@ -99,7 +99,7 @@ def test_every_class_is_a_row_and_what_cannot_be_told_from_the_best_stands_out()
     assert [r.label for r in found.table.blocks[0].rows] == ["farmland", "low vegetation", "water"]
     assert [c.head for c in found.table.columns] == ["DF2RQ", "CMX", "Late concat"]
     for row in found.table.blocks[0].rows:
-        assert [c.emphasis for c in row.cells] == [Emphasis.BEST, Emphasis.BEST, Emphasis.NONE]
+        assert [c.emphasis for c in row.cells] == [Emphasis.BEST, Emphasis.NONE, Emphasis.NONE]
         assert [c.count for c in row.cells] == ["", "n=2/3", ""]
     lines = list(csv.DictReader(io.StringIO(found.csv)))
     assert len(lines) == 4 * 3
