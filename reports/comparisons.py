@@ -51,7 +51,8 @@ def pool(scores: Sequence[RowScore | None]) -> Pooled | None:
 
     Of complete rows it is twice the residual mean square of rows x replicates.
     """
-    ranked = [s for s in scores if s is not None and len(s.replicates) >= MIN_REPLICATES]
+    known = [s for s in scores if s is not None and len(s.replicates) >= MIN_REPLICATES]
+    ranked = [RowScore(s.replicates, Replicated(s.found.values)) for s in known]
     found = [difference(a, b) for a, b in itertools.combinations(ranked, 2)]
     values = [d.values for d in found if d is not None and len(d.values) >= MIN_REPLICATES]
     if not values:

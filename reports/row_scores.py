@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -124,7 +124,13 @@ def difference(ours: RowScore | None, theirs: RowScore | None) -> Replicated | N
     shared = [place for place in ours.replicates if place in theirs.replicates]
     if not shared:
         return None
-    a, b = (side.found.take([side.replicates.index(place) for place in shared]) for side in (ours, theirs))
+    a, b = (_shared(side, shared) for side in (ours, theirs))
     if ours.sample_set == theirs.sample_set:
         return a.minus(b)
     return Replicated(a.values - b.values)
+
+
+def _shared(side: RowScore, places: Sequence[int]) -> Replicated:
+    if len(places) == len(side.replicates):
+        return side.found
+    return side.found.take([side.replicates.index(place) for place in places])
