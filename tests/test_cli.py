@@ -120,6 +120,9 @@ def test_run_report_and_run_again(harness: Command, tmp_path: Path) -> None:
         "failed": 0,
         "left": 0,
     }
+    power = harness("power", study)
+    assert power.code == 0
+    assert "decoder: mIoU, validation, difference to “decoder = msrc” (points)" in power.out
     assert json.loads(harness("plan", study, "--json").out)["counts"]["missing"] == 0
 
 
