@@ -27,7 +27,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 LAYERS = (
     ("harness", "harness.errors", "harness.registry"),
     ("harness.records", "harness.seeding", "harness.environment", "harness.faults", "harness.claims"),
-    ("harness.trial_folder",),
+    ("harness.trial_folder", "harness.spool"),
     ("harness.metrics", "harness.confusion", "harness.data.base"),
     (
         *("harness.spec", "harness.spec_part", "harness.spec_recipe", "harness.spec_protocol", "harness.spec_report"),
@@ -40,10 +40,17 @@ LAYERS = (
         *("harness.checkpoint", "harness.cost"),
     ),
     ("harness.feature_maps",),
-    ("harness.resolve", "harness.designs", "harness.plan", "harness.plan_view", "harness.data_view", "harness.results"),
+    (
+        *("harness.resolve", "harness.designs", "harness.plan", "harness.plan_view", "harness.data_view"),
+        *("harness.results", "harness.results_sql"),
+    ),
     ("harness.artifacts",),
     ("harness.trial", "harness.convert"),
-    ("harness.executor", "harness.tracking", "harness.search", "harness.progress"),
+    (
+        *("harness.executor", "harness.search", "harness.progress"),
+        *("harness.tracking", "harness.courier", "harness.delivery", "harness.sync"),
+        *("harness.run_note", "harness.run_objects"),
+    ),
     ("harness.ray_executor",),
     ("harness.study",),
     ("reports",),
@@ -60,7 +67,7 @@ REPORTS_SEE = ("harness.errors", "harness.registry", "harness.records", "harness
 HOMES = {
     "ray": ("harness/ray_executor.py",),
     "optuna": ("harness/search.py",),
-    "mlflow": ("harness/tracking.py", "harness/results.py"),
+    "mlflow": ("harness/results.py", "harness/delivery.py", "harness/run_objects.py"),
     "rasterio": ("harness/data/raster.py",),
     "timm": ("models/vision.py",),
     "transformers": ("models/text.py",),
@@ -70,7 +77,7 @@ HOMES = {
 # Importing one of these must not import torch, neither itself nor through another module of ours.
 LIGHT = (
     *(f"harness.{m}" for m in ("errors", "registry", "records", "seeding", "environment", "metrics", "confusion")),
-    *(f"harness.{m}" for m in ("faults", "claims", "trial_folder")),
+    *(f"harness.{m}" for m in ("faults", "claims", "trial_folder", "spool", "tracking", "sync")),
     *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report")),
     *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides")),
     *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "cli")),
