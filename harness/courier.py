@@ -188,12 +188,13 @@ class Courier:
             self._changed.notify_all()
 
     def _wait_for_store(self, error: Exception) -> None:
-        if not self._is_away:
-            first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        """Pause before the next try; from the second on, the user knows."""
+        if self._tries == 1:
+            first = (str(error).splitlines() or [type(error).__name__])[0].rpartition("got: ")[2][:200]
             self._say(
                 f"warning: the tracking store {shown(self._delivery.uri)} is away; trials go on, records wait in "
                 f"{self._spool.folder}; got: {first}"
             )
-        self._is_away = True
+            self._is_away = True
         self._sleep(PAUSES[min(self._tries, len(PAUSES) - 1)])
         self._tries += 1
