@@ -211,7 +211,7 @@ def _report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Path) -
     """Build every table and figure from MLflow, record them there, and say where they are."""
     from harness.artifacts import MlflowArtifacts
     from harness.panels import DatasetPanels
-    from harness.results import results_frame, runs_page
+    from harness.results import results_frame, runs_page, shown
     from harness.tracking import MlflowTracker
     from reports.artifacts import Sources
     from reports.build import build_report
@@ -229,12 +229,49 @@ def _report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Path) -
         _say(f"figures    {folder / 'figures'}  (.pdf .png .csv .tex)")
     for note in files.notes:
         _warn(f"note: {note}")
-    start = "" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}  then  "
+    start = "" if uri.startswith("http") else f"mlflow ui --backend-store-uri {shown(uri)}  then  "
     _say(f"MLflow UI  {start}{runs_page(uri, found.study)}")
     try:
         MlflowTracker(uri, storage).log_report(found, files.paths, folder)
     except TrackingError as error:
         _warn(f"note: the report is written but not in MLflow: {error}")
+
+
+@app.command()
+def sync(
+    study: Annotated[str | None, typer.Argument(help="Name of a study; default: all.", show_default=False)] = None,
+    storage: Storage = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Deliver what is for this store only.")
+    ] = None,
+    refused: Annotated[bool, typer.Option("--refused", help="Also try again what the store has refused.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Deliver to MLflow what drivers that are gone left behind while it was away.
+
+    Exits with 1 if records are left that no living driver delivers.
+    """
+    from dataclasses import asdict
+
+    from harness.sync import lines_of
+    from harness.sync import sync as deliver
+
+    folder = (storage or default_storage()).expanduser().absolute()
+    name = study if study is None or not Path(study).is_file() else _study_name(Path(study))
+    found = deliver(folder, tracking_uri, study=name, refused=refused)
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(one) for one in found], indent=1, default=str) + "\n")
+    else:
+        for line in lines_of(found):
+            _say(line)
+    if any(one.waiting or one.refused for one in found if not one.is_alive):
+        raise typer.Exit(1)
+
+
+def _study_name(spec: Path) -> str:
+    from harness.spec import load_study
+
+    return load_study(spec).name
 
 
 @app.command()

@@ -198,9 +198,9 @@ class Delivery:
             log_dataset(self.client, run_id, trial)
         with self._part():
             self.client.log_dict(run_id, record["trial"], "trial.json")
-            for path in map(Path, record["code_files"]):
-                if path.is_file():
-                    self.client.log_artifact(run_id, str(path))
+            for name, place in record["code_files"].items():
+                if Path(place).is_file():
+                    self.client.log_text(run_id, Path(place).read_text(encoding="utf-8"), name)
 
     def _open_run(self, record: Record, trial: Trial) -> str:
         experiment = self._experiment(record)

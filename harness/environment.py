@@ -59,7 +59,7 @@ def code_diff() -> str:
     if root is None or not code_state().dirty:
         return ""
     top = Path(root)
-    parts = [_command("git", "diff", "HEAD", cwd=top) or ""]
+    parts = [_command("git", "diff", "--no-ext-diff", "HEAD", cwd=top) or ""]
     listed = _command("git", "ls-files", "--others", "--exclude-standard", "-z", cwd=top) or ""
     names = [name for name in listed.split("\0") if name]
     for name in names[:MAX_NEW_FILES]:

@@ -146,7 +146,7 @@ def runs_page(uri: str, study: str) -> str:
 
     Without `workflowType` the UI opens an experiment on its pages for language-model traces.
     """
-    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    server = shown(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     found = connect(uri).get_experiment_by_name(study)
     place = f"/experiments/{found.experiment_id}/runs?workflowType=machine_learning" if found else "/experiments"
     return f"{server}/#{place}"
@@ -241,8 +241,8 @@ def _rows_in_database(uri: str, wanted: set[str]) -> pd.DataFrame:
     runs["state"] = runs["state"].map(STATES)
     runs["started"] = pd.to_datetime(runs["started"], unit="ms", utc=True)
     scores = scores_of(uri, wanted)
-    parts = [key.partition("/") for key in scores["key"]]
-    scores = scores.assign(split=[part[0] for part in parts], metric=[part[2] for part in parts])
+    names = [(key, *key.split("/", 1), "")[:3] for key in scores["key"].unique()]
+    scores = scores.merge(pd.DataFrame(names, columns=["key", "split", "metric"]), on="key")
     return runs.merge(scores[["run_id", "split", "metric", "value"]], on="run_id", how="left")
 
 

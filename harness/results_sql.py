@@ -75,6 +75,13 @@ def _living(statement: Query) -> Query:
     return _with_tag(found, _RUNS.c.run_uuid, "harness.kind", ["trial"])
 
 
+def _frame(connection: Connection, statement: Query, columns: list[str]) -> pd.DataFrame:
+    """What a statement finds, column by column from the driver's own rows: pandas takes ten times as long over others."""
+    cursor = connection.execute(statement).cursor
+    rows = cursor.fetchall() if cursor is not None else []
+    return pd.DataFrame(dict(zip(columns, zip(*rows, strict=True), strict=True)) if rows else {}, columns=columns)
+
+
 def complete_in(uri: str) -> set[str]:
     """Ids of all trials with a finished run."""
     tag = _TAGS.alias()
@@ -97,14 +104,14 @@ def trial_runs(uri: str, trial_ids: set[str], tags: Mapping[str, str]) -> pd.Dat
         Columns `run_id`, `state` (as MLflow says it), `started` (ms) and those of `tags`.
     """
     wanted = sorted(trial_ids) if len(trial_ids) <= MAX_IDS else None
-    runs = sa.select(_RUNS.c.run_uuid, _RUNS.c.status, _RUNS.c.start_time).select_from(_RUNS)
+    runs: Query = sa.select(_RUNS.c.run_uuid, _RUNS.c.status, _RUNS.c.start_time).select_from(_RUNS)
     runs = _with_tag(_living(runs), _RUNS.c.run_uuid, "harness.trial_id", wanted)
-    marks = sa.select(_TAGS.c.run_uuid, _TAGS.c.key, _TAGS.c.value).where(_TAGS.c.key.in_(tags.values()))
+    marks: Query = sa.select(_TAGS.c.run_uuid, _TAGS.c.key, _TAGS.c.value).where(_TAGS.c.key.in_(tags.values()))
     if wanted is not None:
         marks = _with_tag(marks, _TAGS.c.run_uuid, "harness.trial_id", wanted)
     with _reading(uri) as connection:
-        found = pd.DataFrame(connection.execute(runs).all(), columns=["run_id", "state", "started"])
-        rows = pd.DataFrame(connection.execute(marks).all(), columns=["run_id", "tag", "value"])
+        found = _frame(connection, runs, ["run_id", "state", "started"])
+        rows = _frame(connection, marks, ["run_id", "tag", "value"])
     wide = rows.pivot(index="run_id", columns="tag", values="value").reindex(columns=list(tags.values()))
     wide.columns = list(tags)
     frame = found.merge(wide, left_on="run_id", right_index=True, how="left")
@@ -114,12 +121,12 @@ def trial_runs(uri: str, trial_ids: set[str], tags: Mapping[str, str]) -> pd.Dat
 def scores_of(uri: str, trial_ids: set[str]) -> pd.DataFrame:
     """Final scores of the runs of some trials, and perhaps of others: columns `run_id`, `key` and `value`."""
     wanted = sorted(trial_ids) if len(trial_ids) <= MAX_IDS else None
-    statement = sa.select(_LATEST.c.run_uuid, _LATEST.c.key, _LATEST.c.value, _LATEST.c.is_nan)
+    statement: Query = sa.select(_LATEST.c.run_uuid, _LATEST.c.key, _LATEST.c.value, _LATEST.c.is_nan)
     for prefix in NOT_SCORES:
         statement = statement.where(_LATEST.c.key.notlike(f"{prefix}%"))
     if wanted is not None:
         statement = _with_tag(statement, _LATEST.c.run_uuid, "harness.trial_id", wanted)
     with _reading(uri) as connection:
-        frame = pd.DataFrame(connection.execute(statement).all(), columns=["run_id", "key", "value", "is_nan"])
+        frame = _frame(connection, statement, ["run_id", "key", "value", "is_nan"])
     value = frame["value"].astype("float64").mask(frame["is_nan"].astype(bool))
     return frame[["run_id", "key"]].astype("str").assign(value=value)

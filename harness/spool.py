@@ -4,7 +4,7 @@ A driver writes to `<storage>/spool/<study>/<token>/`:
 
 | file | content |
 |---|---|
-| `owner.json` | which process writes here, and which store the records are for |
+| `owner` | which process writes here, and which store the records are for |
 | `<number>.json` | a record that has not been delivered yet; numbers give the order |
 | `refused/<number>.json` | a record that the store will never take, with its reason |
 | `lock` | held by whoever delivers, so that no two processes do |
@@ -32,7 +32,7 @@ from harness.errors import TrackingError
 from harness.trial_folder import write_json
 
 SPOOL = "spool"
-OWNER = "owner.json"
+OWNER = "owner"
 REFUSED = "refused"
 
 
@@ -56,8 +56,9 @@ class Owner:
 class Spool:
     """A folder of records in the order in which they were written."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, owner: Owner | None = None) -> None:
         self.folder = folder
+        self._owner = owner
         self._numbers = itertools.count(self._last_number() + 1)
 
     @classmethod
@@ -72,12 +73,17 @@ class Spool:
         """
         pid = os.getpid()
         name = token or uuid.uuid4().hex[:12]
-        spool = cls(storage / SPOOL / study / name)
         owner = Owner(study, uri, name, this_host(), pid, birth_of(pid), time.time())
+        spool = cls(storage / SPOOL / study / name, owner)
         with _writable(spool.folder):
-            spool.folder.mkdir(parents=True, exist_ok=True)
-            write_json(spool.folder / OWNER, asdict(owner))
+            spool._announce()
         return spool
+
+    def _announce(self) -> None:
+        """Say whose folder this is, also after somebody has tidied it away."""
+        if self._owner is not None and not (self.folder / OWNER).exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / OWNER, asdict(self._owner))
 
     @property
     def owner(self) -> Owner | None:
@@ -95,6 +101,7 @@ class Spool:
         """
         path = self.folder / f"{next(self._numbers):08d}.json"
         with _writable(self.folder):
+            self._announce()
             write_json(path, record)
 
     def waiting(self) -> list[Path]:

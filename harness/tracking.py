@@ -77,7 +77,7 @@ class MlflowTracker:
         self._spool: Spool | None = None
         self._courier: Courier | None = None
         self._code_tags: dict[str, str] = {}
-        self._code_files: list[str] = []
+        self._code_files: dict[str, str] = {}
         self._versions: dict[str, str] = {}
         self._runs: dict[str, str] = {}
         self._logged: dict[str, int] = {}
@@ -116,12 +116,13 @@ class MlflowTracker:
         tags = {"harness.git_commit": code.commit, "harness.dirty": str(code.dirty).lower()}
         if self._code:
             tags["harness.code_sha"] = str(self._code["code_sha"])
-            write_json(self._spool.folder / "code.json", self._code)
+            write_json(self._spool.folder / "code", self._code)
+            self._code_files["code.json"] = str(self._spool.folder / "code")
         if code.dirty:
-            (self._spool.folder / "code.diff").write_text(code_diff(), encoding="utf-8")
+            (self._spool.folder / "diff").write_text(code_diff(), encoding="utf-8")
+            self._code_files["code.diff"] = str(self._spool.folder / "diff")
         self._code_tags = tags
         self._versions = {f"harness.version.{name}": version for name, version in versions().items()}
-        self._code_files = [str(p) for p in sorted(self._spool.folder.glob("code.*"))]
         self._courier = Courier(self._spool, self._delivery, say=self._say)
 
     def complete(self, trial_ids: Iterable[str]) -> frozenset[str]:
@@ -168,7 +169,7 @@ class MlflowTracker:
             **self._versions,
         }
         record = {"kind": kind, "variant_id": self._parent_of(trial), "tags": tags, "resumed": resumed}
-        files = self._code_files if run["code"] == self._code_tags else []
+        files = self._code_files if run["code"] == self._code_tags else {}
         about = self._about("started", trial, run["time"])
         self._add({**about, **record, "trial": trial.to_json(), "code_files": files})
 

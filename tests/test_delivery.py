@@ -152,8 +152,8 @@ def test_a_killed_driver_leaves_records_that_another_process_delivers(
 def orphan(storage: Path) -> Spool:
     """Make the one spool there look as if its driver had died."""
     (spool,) = spools(storage)
-    value = json.loads((spool.folder / "owner.json").read_text())
-    (spool.folder / "owner.json").write_text(json.dumps({**value, "born": "long ago"}))
+    value = json.loads((spool.folder / "owner").read_text())
+    (spool.folder / "owner").write_text(json.dumps({**value, "born": "long ago"}))
     return spool
 
 
@@ -264,8 +264,8 @@ def test_whoever_delivers_is_alone(tmp_path: Path, plan: Plan) -> None:
 def test_a_driver_on_another_machine(tmp_path: Path, plan: Plan) -> None:
     """It lives as long as it touches its file; without one it is gone."""
     spool = left_behind(tmp_path, plan)
-    value = json.loads((spool.folder / "owner.json").read_text())
-    (spool.folder / "owner.json").write_text(json.dumps({**value, "host": "elsewhere"}))
+    value = json.loads((spool.folder / "owner").read_text())
+    (spool.folder / "owner").write_text(json.dumps({**value, "host": "elsewhere"}))
     assert is_abandoned(spool, tmp_path)
     beat = tmp_path / "drivers" / f"{spool.folder.name}.json"
     beat.parent.mkdir()
