@@ -76,7 +76,7 @@ def _living(statement: Query) -> Query:
 
 
 def _frame(connection: Connection, statement: Query, columns: list[str]) -> pd.DataFrame:
-    """What a statement finds, column by column from the driver's own rows: pandas takes ten times as long over others."""
+    """What a statement finds, by columns: pandas takes ten times as long over SQLAlchemy's rows."""
     cursor = connection.execute(statement).cursor
     rows = cursor.fetchall() if cursor is not None else []
     return pd.DataFrame(dict(zip(columns, zip(*rows, strict=True), strict=True)) if rows else {}, columns=columns)
