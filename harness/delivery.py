@@ -332,7 +332,8 @@ class Delivery:
         experiment = self._experiment(record)
         found = find_runs(self.client, "tags.`harness.kind` = 'report'", experiment)
         tags = {"harness.kind": "report", "harness.study": record["study"]}
-        run = found[0] if found else self.client.create_run(experiment, run_name="report", tags=tags)
+        start = _milliseconds(record["time"])
+        run = found[0] if found else self.client.create_run(experiment, start, tags=tags, run_name="report")
         run_id = str(run.info.run_id)
         self._log(run_id, tags={"harness.spec_sha": record["spec_sha"]})
         for path in map(Path, record["files"]):

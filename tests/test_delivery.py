@@ -23,6 +23,7 @@ import harness.courier
 import harness.delivery
 import harness.tracking
 from harness.claims import Driver, this_host
+from harness.cli import main
 from harness.environment import Code
 from harness.errors import TrackingError
 from harness.records import Plan
@@ -203,6 +204,26 @@ def test_the_same_study_again_delivers_what_was_left_first(
     tracker.close()
     assert said == ["20 records that an earlier driver of tiny left are in the tracking store now"]
     assert record_of(default_uri(tmp_path), plan.study) == undisturbed
+
+
+def test_the_verb(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["harness", "sync", *words, "--storage", str(tmp_path)])
+        with pytest.raises(SystemExit, match=r"^\d$") as caught:
+            main()
+        return int(str(caught.value.code)), capsys.readouterr().out
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    left_behind(tmp_path, plan)
+    code, out = call("--tracking-uri", f"sqlite:///{tmp_path}/other.db", "--json")
+    (one,) = json.loads(out)
+    assert (code, one["study"], one["waiting"]) == (1, "tiny", 20)
+    code, out = call(str(tmp_path / "tiny.yaml"))
+    assert (code, out.startswith("tiny: 20 records delivered to sqlite:")) == (0, True)
+    assert call("--json") == (0, "[]\n")
+    assert call() == (0, "nothing is waiting\n")
 
 
 def test_what_is_for_another_store_or_another_study_stays(tmp_path: Path, plan: Plan) -> None:
