@@ -13,6 +13,12 @@ PACKAGES = ("torch", "ray", "mlflow", "timm", "transformers", "numpy", "pandas",
 """Packages whose versions become tags of a run."""
 
 
+MAX_DIFF = 2**20
+"""Bytes of a difference that are kept."""
+MAX_NEW_FILES = 200
+"""Files outside the commit whose text is kept with a difference."""
+
+
 class Code(NamedTuple):
     """The code that runs."""
 
@@ -22,14 +28,14 @@ class Code(NamedTuple):
     """Whether files differ from that commit or are not in it, those that git ignores aside."""
 
 
-def _command(*words: str) -> str | None:
+def _command(*words: str, cwd: Path | None = None, good: tuple[int, ...] = (0,)) -> str | None:
     """What a program prints, run in this package's folder; None if it cannot be run or fails."""
-    here = Path(__file__).resolve().parent
+    here = cwd or Path(__file__).resolve().parent
     try:
-        done = subprocess.run(words, cwd=here, capture_output=True, text=True, check=True, timeout=20)
+        done = subprocess.run(words, cwd=here, capture_output=True, text=True, errors="replace", timeout=20)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout.strip() if done.returncode in good else None
 
 
 def code_state() -> Code:
@@ -42,6 +48,31 @@ def code_state() -> Code:
     if commit is None:
         return Code(os.environ.get("HARNESS_GIT_COMMIT", "unknown"), False)
     return Code(commit, bool(_command("git", "status", "--porcelain")))
+
+
+def code_diff() -> str:
+    """How the code differs from its commit, files that are not in it included; "" where it does not.
+
+    Of a difference above 1 MiB the beginning.
+    """
+    root = _command("git", "rev-parse", "--show-toplevel")
+    if root is None or not code_state().dirty:
+        return ""
+    top = Path(root)
+    parts = [_command("git", "diff", "--no-ext-diff", "HEAD", cwd=top) or ""]
+    listed = _command("git", "ls-files", "--others", "--exclude-standard", "-z", cwd=top) or ""
+    names = [name for name in listed.split("\0") if name]
+    for name in names[:MAX_NEW_FILES]:
+        if (top / name).is_file() and (top / name).stat().st_size > MAX_DIFF:
+            parts.append(f"new file {name}: {(top / name).stat().st_size} bytes, too large to keep")
+        else:
+            parts.append(_command("git", "diff", "--no-index", "--", os.devnull, name, cwd=top, good=(0, 1)) or "")
+    if len(names) > MAX_NEW_FILES:
+        parts.append(f"and {len(names) - MAX_NEW_FILES} more new files")
+    text = "\n".join(part for part in parts if part) + "\n"
+    if len(text.encode()) <= MAX_DIFF:
+        return text
+    return text.encode()[:MAX_DIFF].decode(errors="ignore") + f"\n(cut: {len(text.encode())} bytes in all)\n"
 
 
 def versions() -> dict[str, str]:

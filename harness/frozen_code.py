@@ -11,6 +11,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.errors import HarnessError
 
@@ -29,6 +30,10 @@ class FrozenCode:
     """12 hex digits of the SHA-256 over names and contents."""
     files: dict[str, str]
     """Path inside the folder -> SHA-256 of the file."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What is recorded of it with every trial."""
+        return {"code_sha": self.sha, "files": self.files}
 
 
 def code_files(root: Path | None = None) -> dict[str, Path]:

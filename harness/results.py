@@ -13,9 +13,11 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from harness.errors import TrackingError
+from harness.results_sql import NOT_SCORES, complete_in, is_database, probe, scores_of, trial_runs
 
 COLUMNS: dict[str, str] = {
     "study": "str",
@@ -30,8 +32,29 @@ COLUMNS: dict[str, str] = {
     "value": "float64",
     "commit": "str",
     "note": "str",
+    "fault": "str",
+    "code_sha": "str",
 }
-"""Column -> dtype. A run without scores has one row with a missing split, metric and value."""
+"""Column -> dtype. A run without scores has one row with a missing split, metric and value; fault and code_sha are
+missing where none is recorded."""
+
+TAGS = {
+    "study": "harness.study",
+    "variant": "harness.variant",
+    "trial_id": "harness.trial_id",
+    "replicate": "harness.replicate",
+    "commit": "harness.git_commit",
+    "note": "harness.error",
+    "fault": "harness.fault",
+    "code_sha": "harness.code_sha",
+}
+"""Column -> tag of the run that it comes from."""
+
+ABSENT = {"commit": "unknown", "note": "", "fault": None, "code_sha": None}
+"""Column -> value where a run lacks its tag."""
+
+FEW = 30
+"""Up to so many trials are asked for one by one, instead of reading every run of the store."""
 
 STATES = {"FINISHED": "COMPLETE", "FAILED": "FAILED", "KILLED": "PRUNED", "RUNNING": "RUNNING", "SCHEDULED": "WAITING"}
 """MLflow's status -> ours."""
@@ -43,14 +66,51 @@ IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOU
 """For the first question to a store: MLflow's own settings try for four minutes to reach a server that is not there."""
 
 
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
+"""MLflow's codes of errors that the same question will meet again."""
+
+AWAY = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED")
+"""Its codes of errors that have nothing to do with the question."""
+
+AWAY_STATUS = ("too many 429", "too many 502", "too many 503", "too many 504")
+"""What it says of a server behind a gateway that answers with such a status."""
+
+
+def shown(uri: str) -> str:
+    """The URI of a store without its password."""
+    try:
+        return make_url(uri).render_as_string(hide_password=True) if "@" in uri else uri
+    except (ArgumentError, ValueError):
+        return uri
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether a store will answer the same question with the same error for ever."""
+    return isinstance(error, MlflowException) and error.error_code in REFUSALS
+
+
+def is_away(error: Exception, uri: str) -> bool:
+    """Whether it is the store that failed, and not the question: it does not answer any other one either."""
+    if isinstance(error, MlflowException):
+        if error.error_code in AWAY or any(status in str(error) for status in AWAY_STATUS):
+            return True
+    elif not isinstance(error, SQLAlchemyError | sqlite3.Error | OSError):
+        return isinstance(error, TrackingError)
+    try:
+        connect(uri)
+    except TrackingError:
+        return True
+    return False
+
+
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
     """Turn whatever a store raises into a `TrackingError` of one line."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TrackingError(f"the tracking store {uri} must be reachable and writable; got: {first}") from None
+        raise TrackingError(f"the tracking store {shown(uri)} must be reachable and writable; got: {first}") from None
 
 
 @contextmanager
@@ -74,6 +134,8 @@ def connect(uri: str) -> MlflowClient:
     with store_errors(uri), default_environment(IMPATIENT):
         if uri.startswith("sqlite:///"):
             _probe_sqlite(Path(uri.removeprefix("sqlite:///")))
+        elif is_database(uri):
+            probe(uri)
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -84,7 +146,7 @@ def runs_page(uri: str, study: str) -> str:
 
     Without `workflowType` the UI opens an experiment on its pages for language-model traces.
     """
-    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    server = shown(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     found = connect(uri).get_experiment_by_name(study)
     place = f"/experiments/{found.experiment_id}/runs?workflowType=machine_learning" if found else "/experiments"
     return f"{server}/#{place}"
@@ -136,27 +198,65 @@ def results_frame(uri: str, trial_ids: Iterable[str]) -> pd.DataFrame:
     wanted = set(trial_ids)
     client = connect(uri)
     with store_errors(uri):
-        runs = find_runs(client, "tags.`harness.kind` = 'trial'")
-    rows = [row for run in runs if run.data.tags.get("harness.trial_id") in wanted for row in run_rows(run)]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+        found = _rows_in_database(uri, wanted) if is_database(uri) else _rows_of_server(client, wanted)
+    frame = found.astype(COLUMNS)[list(COLUMNS)]
     return frame.sort_values(["trial_id", "started", "run_id", "split", "metric"], ignore_index=True)
+
+
+def complete_trials(uri: str, trial_ids: Iterable[str]) -> frozenset[str]:
+    """Those of the given trials that are COMPLETE in the store, in whatever study.
+
+    Raises:
+        TrackingError: The store cannot be read.
+    """
+    wanted = set(trial_ids)
+    client = connect(uri)
+    with store_errors(uri):
+        if is_database(uri):
+            return frozenset(wanted & complete_in(uri))
+        runs = _trial_runs(client, wanted, " and attributes.status = 'FINISHED'")
+    return frozenset(run.data.tags["harness.trial_id"] for run in runs)
+
+
+def _trial_runs(client: MlflowClient, wanted: set[str], condition: str = "") -> list[Run]:
+    """Runs of trials, without those of a search."""
+    query = f"tags.`harness.kind` = 'trial'{condition}"
+    if len(wanted) > FEW:
+        runs = find_runs(client, query)
+        return [run for run in runs if run.data.tags.get(TAGS["trial_id"]) in wanted]
+    return [run for i in sorted(wanted) for run in find_runs(client, f"{query} and tags.`harness.trial_id` = '{i}'")]
+
+
+def _rows_of_server(client: MlflowClient, wanted: set[str]) -> pd.DataFrame:
+    rows = [row for run in _trial_runs(client, wanted) for row in run_rows(run)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _rows_in_database(uri: str, wanted: set[str]) -> pd.DataFrame:
+    """The same as from a server, read from MLflow's tables."""
+    runs = trial_runs(uri, wanted, TAGS)
+    for column, value in ABSENT.items():
+        if value is not None:
+            runs[column] = runs[column].astype("object").fillna(value)
+    runs["state"] = runs["state"].map(STATES)
+    runs["started"] = pd.to_datetime(runs["started"], unit="ms", utc=True)
+    scores = scores_of(uri, wanted)
+    names = [(key, *key.split("/", 1), "")[:3] for key in scores["key"].unique()]
+    scores = scores.merge(pd.DataFrame(names, columns=["key", "split", "metric"]), on="key")
+    return runs.merge(scores[["run_id", "split", "metric", "value"]], on="run_id", how="left")
 
 
 def run_rows(run: Run) -> list[dict[str, Any]]:
     """The rows of one trial run; learning curves (`epoch/...`) are left in MLflow."""
     tags = run.data.tags
-    common = {
-        "study": tags["harness.study"],
-        "variant": tags["harness.variant"],
-        "trial_id": tags["harness.trial_id"],
+    common = {column: tags.get(tag, ABSENT.get(column)) for column, tag in TAGS.items()}
+    common |= {
         "replicate": int(tags["harness.replicate"]),
         "state": STATES[run.info.status],
         "run_id": run.info.run_id,
         "started": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
-        "commit": tags.get("harness.git_commit", "unknown"),
-        "note": tags.get("harness.error", ""),
     }
-    scores = {k: v for k, v in run.data.metrics.items() if not k.startswith(("epoch/", "system/"))}
+    scores = {k: v for k, v in run.data.metrics.items() if not k.startswith(NOT_SCORES)}
     if not scores:
         return [{**common, "split": None, "metric": None, "value": None}]
     rows = []

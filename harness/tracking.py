@@ -1,42 +1,36 @@
 """MLflow as the record of every study: one experiment per study, a parent run per variant, a child run per trial.
 
-Only the driver writes, one trial event at a time, so a fresh sqlite store is never opened by two processes. A child
-run's metrics are its final scores (`val/miou`, `test/oiou`, `cost/gmacs`) and, under `epoch/`, its learning curves; the
-parent's are the means over the replicates finished so far.
+What happens is first written to disk (`harness.spool`) and delivered from there by a thread (`harness.courier`): trials
+never wait for the tracking server, and nothing is lost while it is away. Only drivers write. A child run's metrics are
+its final scores (`val/miou`, `test/oiou`, `cost/gmacs`) and, under `epoch/`, its learning curves; the parent's are the
+means over the replicates finished so far.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
+import logging
 import time
-from collections import defaultdict
+import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
-import numpy as np
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run
-
-from harness.environment import code_state, versions
+from harness.courier import Courier, say_on_stderr
+from harness.delivery import Delivery, RefusedError
+from harness.environment import code_diff, code_state, versions
 from harness.errors import TrackingError
-from harness.records import Plan, Trial, TrialResult, TrialState, canonical_json
-from harness.results import connect, find_runs, store_errors
-from harness.trial_folder import EpochScores
+from harness.records import Plan, Trial, TrialResult, TrialState
+from harness.results import complete_trials, shown, store_errors
+from harness.spool import Spool
+from harness.sync import deliver_leftovers
+from harness.trial_folder import EpochScores, read_result, trial_folder, write_json
 
-STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAILED: "FAILED"}
-MAX_BATCH = 500
-MAX_PARAMS = 100
-MAX_TAG = 4000
-FILES = ("samples_*.parquet", "predictions_*.parquet", "feature_maps.npz", "environment.json", "data.json")
-"""Files of a trial's folder that become artifacts of its run."""
-REMOTE = ("http://", "https://", "databricks")
-"""How the URI of a store begins that keeps artifacts itself."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
+PATIENCE_S = 60.0
+"""Seconds without progress after which the end of a study no longer waits for the store."""
+RUN = "run.json"
+"""File of a trial's folder that names its run, so that whoever goes on with the trial goes on with the run."""
 
 
 def default_uri(storage: Path) -> str:
@@ -44,231 +38,199 @@ def default_uri(storage: Path) -> str:
     return f"sqlite:///{storage / 'mlflow.db'}"
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested mappings as dotted keys with JSON values, the form MLflow's UI compares."""
-    found: dict[str, str] = {}
-    for key, item in value.items():
-        path = f"{prefix}{key}"
-        if isinstance(item, Mapping):
-            found |= flatten(item, f"{path}.")
-        else:
-            found[path] = item if isinstance(item, str) else json.dumps(item)
-    return found
-
-
-def variant_id(trial: Trial) -> str:
-    """12 hex digits of what the replicates of a variant share; a label may come to mean another configuration."""
-    shared = {key: value for key, value in trial.identity.items() if key != "replicate"}
-    return hashlib.sha256(canonical_json(shared).encode()).hexdigest()[:12]
-
-
-def _recorded(
-    method: Callable[Concatenate[MlflowTracker, P], T],
-) -> Callable[Concatenate[MlflowTracker, P], T]:
-    """Let a method raise `TrackingError` for whatever the store raises."""
-
-    @functools.wraps(method)
-    def guarded(self: MlflowTracker, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with store_errors(self.uri):
-            return method(self, *args, **kwargs)
-
-    return guarded
-
-
 class MlflowTracker:
-    """Writes a study to MLflow.
+    """Records a study; a `Listener` of its trials.
+
+    A trial that is not in the plan belongs to a search: its run has the kind `search` and counts in no table.
 
     Args:
         uri: Tracking server or store.
-        storage: Folder of the study's runs; holds the artifacts of a local store.
+        storage: Folder of the study's runs; holds the spool, and the artifacts of a local store.
+        token: Of this process as a driver (`harness.claims`), if it is one.
+        code: What is known of the frozen code: `code_sha`, and `files` (path -> SHA-256).
+        say: Told in one line what a user should know: the store is away, or back, or refuses something.
     """
 
-    def __init__(self, uri: str, storage: Path) -> None:
-        self.uri, self._storage = uri, storage
-        self._experiment = ""
+    def __init__(
+        self,
+        uri: str,
+        storage: Path,
+        *,
+        token: str | None = None,
+        code: Mapping[str, Any] | None = None,
+        say: Callable[[str], None] = say_on_stderr,
+    ) -> None:
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # one traceback per try while it is away
+        self.uri, self._storage, self._token, self._say = uri, storage, token, say
+        self._code = dict(code or {})
+        self._delivery = Delivery(uri, storage)
         self._plan: Plan | None = None
-        self._parents: dict[str, str] = {}
+        self._groups: dict[str, _Group] = {}
+        self._planned: frozenset[str] = frozenset()
+        self._spool: Spool | None = None
+        self._courier: Courier | None = None
+        self._code_tags: dict[str, str] = {}
+        self._code_files: dict[str, str] = {}
+        self._versions: dict[str, str] = {}
         self._runs: dict[str, str] = {}
         self._logged: dict[str, int] = {}
 
-    @functools.cached_property
-    def _client(self) -> MlflowClient:
-        return connect(self.uri)
-
-    @_recorded
     def open(self, plan: Plan, study_text: str) -> None:
-        """Create what is missing, the experiment and a parent run per variant, and mark the parents as running.
+        """Deliver what earlier drivers left, then create what is missing: the experiment, a parent run per variant.
+
+        A study that goes on with another plan opens that one as well.
 
         Raises:
             TrackingError: The store cannot be reached.
         """
-        self._plan = plan
-        self._experiment = self._open_experiment(plan)
-        runs = find_runs(self._client, "tags.`harness.kind` = 'variant'", self._experiment)
-        known = {run.data.tags.get("harness.variant_id"): str(run.info.run_id) for run in runs}
-        for variant, row_labels in _labels(plan).items():
-            trial = next(t for t in plan.trials if t.variant == variant)
-            run_id = known.get(variant_id(trial)) or self._create_parent(plan, trial)
-            self._client.update_run(run_id, status="RUNNING", name=variant)
-            self._client.set_tag(run_id, "harness.variant", variant)
-            self._client.set_tag(run_id, "harness.rows", "; ".join(row_labels)[:MAX_TAG])
-            self._client.log_text(run_id, study_text, "study.yaml")
-            self._parents[variant] = run_id
+        self._plan, self._groups = plan, _groups(plan)
+        self._planned = frozenset(i for group in self._groups.values() for i in group.trial_ids)
+        with store_errors(self.uri):
+            deliver_leftovers(self._storage, self._delivery, say=self._say)
+            try:
+                self._delivery.open_study(self._opening(plan, study_text))
+            except RefusedError as error:
+                raise TrackingError(str(error)) from None
+        self._start(plan.study)
 
-    def _open_experiment(self, plan: Plan) -> str:
-        found = self._client.get_experiment_by_name(plan.study)
-        tags = {
-            "harness.study": plan.study,
-            "harness.spec_sha": plan.spec_sha,
-            "mlflow.note.content": plan.question,
-            "mlflow.experimentKind": "custom_model_development",  # the UI opens on runs, not on GenAI traces
-        }
-        if found is None:
-            is_local = not self.uri.startswith(REMOTE)
-            place = (self._storage / "artifacts" / plan.study).as_uri() if is_local else None
-            return str(self._client.create_experiment(plan.study, artifact_location=place, tags=tags))
-        if found.lifecycle_stage == "deleted":
-            raise TrackingError(
-                f"the MLflow experiment {plan.study!r} must not be deleted; it is in the trash: restore it "
-                f"(mlflow experiments restore -x {found.experiment_id}) or rename the study"
-            )
-        for key, value in tags.items():
-            self._client.set_experiment_tag(found.experiment_id, key, value)
-        return str(found.experiment_id)
+    def _opening(self, plan: Plan, study_text: str) -> dict[str, Any]:
+        variants = [
+            {"name": name, "id": group.id, "rows": group.rows, "trial": group.first.to_json()}
+            for name, group in self._groups.items()
+        ]
+        return {**_head("opened", plan), "text": study_text, "variants": variants}
 
-    def _create_parent(self, plan: Plan, trial: Trial) -> str:
-        tags = {"harness.kind": "variant", "harness.study": plan.study, "harness.variant_id": variant_id(trial)}
-        run = self._client.create_run(self._experiment, run_name=trial.variant, tags=tags)
-        self._log(run.info.run_id, params=flatten({"model": trial.model, "train": trial.train, "data": trial.data}))
-        return str(run.info.run_id)
+    def _start(self, study: str) -> None:
+        """Begin to deliver; the code that runs is described once."""
+        if self._courier is not None:
+            return
+        self._spool = Spool.create(self._storage, study=study, uri=shown(self.uri), token=self._token)
+        code = code_state()
+        tags = {"harness.git_commit": code.commit, "harness.dirty": str(code.dirty).lower()}
+        if self._code:
+            tags["harness.code_sha"] = str(self._code["code_sha"])
+            write_json(self._spool.folder / "code", self._code)
+            self._code_files["code.json"] = str(self._spool.folder / "code")
+        if code.dirty:
+            (self._spool.folder / "diff").write_text(code_diff(), encoding="utf-8")
+            self._code_files["code.diff"] = str(self._spool.folder / "diff")
+        self._code_tags = tags
+        self._versions = {f"harness.version.{name}": version for name, version in versions().items()}
+        self._courier = Courier(self._spool, self._delivery, say=self._say)
 
-    @_recorded
     def complete(self, trial_ids: Iterable[str]) -> frozenset[str]:
         """Those of `trial_ids` that are COMPLETE in this store, in whatever study."""
-        wanted = set(trial_ids)
-        runs = find_runs(self._client, "tags.`harness.kind` = 'trial' and attributes.status = 'FINISHED'")
-        return frozenset(wanted & {run.data.tags.get("harness.trial_id", "") for run in runs})
+        return complete_trials(self.uri, trial_ids)
 
-    @_recorded
-    def started(self, trial: Trial) -> None:
-        """Open the trial's run, or the one an interrupted driver left open."""
-        query = f"tags.`harness.trial_id` = '{trial.id}' and attributes.status = 'RUNNING'"
-        left = find_runs(self._client, query, self._experiment)
-        if left:
-            run_id = str(left[0].info.run_id)
-            history = self._client.get_metric_history(run_id, "epoch/train/loss")
-            self._logged[trial.id] = max((m.step for m in history), default=0)
-        else:
-            run_id = self._create_run(trial)
-            self._logged[trial.id] = 0
-        self._runs[trial.id] = run_id
-        # again for a run left open: its driver may have stopped before it got here
-        self._log(run_id, params=flatten({k: v for k, v in trial.identity.items() if k != "version"}))
-        self._client.log_dict(run_id, trial.to_json(), "trial.json")
+    def _add(self, record: Mapping[str, Any]) -> None:
+        assert self._spool is not None, "the tracker must be open"
+        assert self._courier is not None
+        self._spool.add(record)
+        self._courier.wake()
 
-    def _create_run(self, trial: Trial) -> str:
+    def _about(self, event: str, trial: Trial, at: float) -> dict[str, Any]:
         assert self._plan is not None
-        code = code_state()
+        folder = trial_folder(self._storage, trial)
+        return {
+            **{"event": event, "time": at, "study": self._plan.study, "run": self._runs[trial.id]},
+            **{"trial_id": trial.id, "folder": str(folder)},
+        }
+
+    def started(self, trial: Trial) -> None:
+        """Record that the trial is under way, in a run of its own or the one that an interrupted driver left open."""
+        assert self._plan is not None
+        folder = trial_folder(self._storage, trial)
+        run = _read_run(folder)
+        resumed = {}
+        if run is None or run["study"] != self._plan.study:
+            run = {"key": uuid.uuid4().hex, "study": self._plan.study, "code": self._code_tags, "time": time.time()}
+            write_json(folder / RUN, run)
+        elif run["code"] != self._code_tags and read_result(folder) is None:
+            resumed = {name.replace("harness.", "harness.resumed."): tag for name, tag in self._code_tags.items()}
+        self._runs[trial.id], self._logged[trial.id] = run["key"], 0
+        kind = "trial" if trial.id in self._planned else "search"
         tags = {
-            "mlflow.parentRunId": self._parents[trial.variant],
-            "harness.kind": "trial",
+            "harness.kind": kind,
             "harness.study": self._plan.study,
             "harness.trial_id": trial.id,
             "harness.variant": trial.variant,
+            "harness.variant_id": trial.variant_id,
             "harness.replicate": str(trial.replicate),
-            "harness.git_commit": code.commit,
-            "harness.dirty": str(code.dirty).lower(),
             "harness.spec_sha": self._plan.spec_sha,
             "harness.data_fingerprint": trial.data_fingerprint,
-            **{f"harness.version.{name}": version for name, version in versions().items()},
+            **run["code"],
+            **self._versions,
         }
-        name = f"{trial.variant} / replicate {trial.replicate}"
-        run = self._client.create_run(self._experiment, run_name=name, tags=tags)
-        return str(run.info.run_id)
+        record = {"kind": kind, "variant_id": self._parent_of(trial), "tags": tags, "resumed": resumed}
+        files = self._code_files if run["code"] == self._code_tags else {}
+        about = self._about("started", trial, run["time"])
+        self._add({**about, **record, "trial": trial.to_json(), "code_files": files})
 
-    @_recorded
+    def _parent_of(self, trial: Trial) -> str:
+        """The id of the variant under which a trial's run stands; for one of a search, that of its variant's plan."""
+        group = self._groups.get(trial.variant)
+        return trial.variant_id if group is None else group.id
+
     def reported(self, trial: Trial, epoch: EpochScores) -> None:
-        """Log an epoch's scores, unless that epoch is in the run already."""
+        """Record an epoch's scores, unless that epoch has been told already."""
         if epoch.epoch <= self._logged[trial.id]:
             return
-        stamp = int(epoch.time * 1000)
-        metrics = [Metric(f"epoch/{k}", v, stamp, epoch.epoch) for k, v in epoch.scores.items()]
-        self._log(self._runs[trial.id], metrics=metrics)
         self._logged[trial.id] = epoch.epoch
+        about = self._about("reported", trial, epoch.time)
+        self._add({**about, "epoch": epoch.epoch, "scores": dict(epoch.scores)})
 
-    @_recorded
     def finished(self, trial: Trial, result: TrialResult, folder: Path) -> None:
-        """Log the trial's scores and files, close its run, and bring its variant's means up to date."""
-        run_id = self._runs[trial.id]
-        now, step = int(time.time() * 1000), result.best_epoch or 0
-        values = {f"{s.split}/{s.metric}": s.value for s in result.scores}
-        values |= {f"cost/{name}": value for name, value in result.cost.items()}
-        self._log(run_id, metrics=[Metric(k, v, now, step) for k, v in values.items()])
-        for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
-            if result.state is TrialState.COMPLETE or path.name == "environment.json":
-                self._client.log_artifact(run_id, str(path))
-        if result.checkpoint:
-            self._client.set_tag(run_id, "harness.checkpoint", result.checkpoint)
-        if result.error:
-            self._client.log_text(run_id, result.error, "traceback.txt")
-            self._client.set_tag(run_id, "harness.error", cause(result.error)[:MAX_TAG])
-        self._client.set_terminated(run_id, STATUS[result.state])
-        self._update_parent(trial.variant)
+        """Record how the trial ended; its files are read from `folder` when the record is delivered."""
+        siblings = self._groups[trial.variant].trial_ids if trial.id in self._planned else []
+        record = {"trial": trial.to_json(), "result": result.to_json(), "cause": cause(result.error or "")}
+        about = {**self._about("finished", trial, time.time()), "folder": str(folder)}
+        self._add({**about, **record, "variant_id": self._parent_of(trial), "siblings": siblings})
+        if result.state is not TrialState.COMPLETE:
+            (trial_folder(self._storage, trial) / RUN).unlink(missing_ok=True)  # the next attempt has its own run
 
-    def _trials(self, variant: str) -> list[Trial]:
-        assert self._plan is not None
-        return [trial for trial in self._plan.trials if trial.variant == variant]
+    def flush(self, patience_s: float = PATIENCE_S) -> int:
+        """Wait until the store has everything, or has taken nothing for so long; how many records are left."""
+        return 0 if self._courier is None else self._courier.flush(patience_s)
 
-    def _finished_runs(self, variant: str) -> list[Run]:
-        """The last finished run of each of the variant's trials, in whatever study it ran."""
-        condition = "tags.`harness.kind` = 'trial' and attributes.status = 'FINISHED'"
-        found = [
-            find_runs(self._client, f"{condition} and tags.`harness.trial_id` = '{trial.id}'")[:1]
-            for trial in self._trials(variant)
-        ]
-        return [run for runs in found for run in runs]
+    def close(self, patience_s: float = PATIENCE_S) -> None:
+        """Mark every variant's run by how its trials stand, and say what the store does not have yet."""
+        if self._plan is None or self._spool is None:
+            return
+        variants = {group.id: group.trial_ids for group in self._groups.values()}
+        self._add({**_head("closed", self._plan), "variants": variants})
+        self._end(patience_s)
 
-    def _update_parent(self, variant: str) -> int:
-        """Bring a variant's means up to date; the number of its finished trials."""
-        parent = self._parents[variant]
-        done = self._finished_runs(variant)
-        values: dict[str, list[float]] = defaultdict(list)
-        for run in done:
-            for key, value in run.data.metrics.items():
-                if not key.startswith("epoch/"):
-                    values[key].append(value)
-        now = int(time.time() * 1000)
-        self._log(parent, metrics=[Metric(k, float(np.mean(v)), now, len(v)) for k, v in values.items()])
-        self._client.set_tag(parent, "harness.replicates_done", str(len(done)))
-        return len(done)
+    def _end(self, patience_s: float) -> int:
+        """Deliver what is left, end the thread, and say what remains; how many records do."""
+        if self._courier is None or self._spool is None:
+            return 0
+        left = self._courier.flush(patience_s)
+        self._courier.stop()
+        refused = len(self._spool.refused())
+        if left:
+            where = shown(self.uri)
+            self._say(
+                f"warning: {left} records are not in the tracking store {where} yet; `harness sync` delivers them"
+            )
+        if refused:
+            self._say(f"warning: the tracking store refused {refused} records: `harness sync` says why")
+        self._spool.remove_if_empty()
+        self._courier, self._spool = None, None
+        return left + refused
 
-    @_recorded
-    def close(self) -> None:
-        """Mark every variant's run by how its trials stand: finished, or failed where a trial is missing."""
-        for variant, run_id in self._parents.items():
-            is_whole = self._update_parent(variant) == len(self._trials(variant))
-            self._client.set_terminated(run_id, "FINISHED" if is_whole else "FAILED")
-
-    @_recorded
     def log_report(self, plan: Plan, files: Iterable[Path], folder: Path) -> None:
-        """Log a report's files, which lie under `folder`, to the run `report` of the study's experiment."""
-        experiment = self._open_experiment(plan)
-        found = find_runs(self._client, "tags.`harness.kind` = 'report'", experiment)
-        tags = {"harness.kind": "report", "harness.study": plan.study}
-        run = found[0] if found else self._client.create_run(experiment, run_name="report", tags=tags)
-        run_id = str(run.info.run_id)
-        self._client.set_tag(run_id, "harness.spec_sha", plan.spec_sha)
-        for path in files:
-            place = path.parent.relative_to(folder).as_posix()
-            self._client.log_artifact(run_id, str(path), None if place == "." else place)
-        self._client.set_terminated(run_id, "FINISHED")
+        """Record a report's files, which lie under `folder`, in the run `report` of the study's experiment.
 
-    def _log(self, run_id: str, *, metrics: list[Metric] | None = None, params: dict[str, str] | None = None) -> None:
-        for start in range(0, len(metrics or []), MAX_BATCH):
-            self._client.log_batch(run_id, metrics=(metrics or [])[start : start + MAX_BATCH])
-        entries = [Param(k, v[:MAX_TAG]) for k, v in (params or {}).items()]
-        for start in range(0, len(entries), MAX_PARAMS):
-            self._client.log_batch(run_id, params=entries[start : start + MAX_PARAMS])
+        Raises:
+            TrackingError: The store has not taken them; they wait in the spool.
+        """
+        if self._courier is None:
+            self._spool = Spool.create(self._storage, study=plan.study, uri=shown(self.uri))
+            self._courier = Courier(self._spool, self._delivery, say=lambda _: None)
+        where = {"folder": str(folder.absolute()), "files": [str(path.absolute()) for path in files]}
+        self._add({**_head("report", plan), **where, "spec_sha": plan.spec_sha})
+        if left := self._end(20.0):
+            raise TrackingError(f"{left} records wait in {self._storage / 'spool'}; `harness sync` delivers them")
 
 
 def cause(traceback_text: str) -> str:
@@ -277,10 +239,38 @@ def cause(traceback_text: str) -> str:
     return lines[-1] if lines else ""
 
 
-def _labels(plan: Plan) -> dict[str, list[str]]:
-    """Variant -> the rows it fills, as `table: label`."""
-    found: dict[str, list[str]] = {trial.variant: [] for trial in plan.trials}
+def _head(event: str, plan: Plan) -> dict[str, Any]:
+    tags = {"harness.spec_sha": plan.spec_sha, "mlflow.note.content": plan.question}
+    return {"event": event, "time": time.time(), "study": plan.study, "experiment_tags": tags}
+
+
+def _read_run(folder: Path) -> dict[str, Any] | None:
+    """What `run.json` says; None where there is none, or a crash of the machine damaged it."""
+    try:
+        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        return run if {"key", "study", "code", "time"} <= run.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A variant's part of the plan."""
+
+    id: str
+    first: Trial
+    trial_ids: list[str]
+    rows: list[str]
+    """The rows it fills, as `table: label`."""
+
+
+def _groups(plan: Plan) -> dict[str, _Group]:
+    found: dict[str, _Group] = {}
+    for trial in plan.trials:
+        if trial.variant not in found:
+            found[trial.variant] = _Group(trial.variant_id, trial, [], [])
+        found[trial.variant].trial_ids.append(trial.id)
     for table in plan.tables:
         for row in table.rows:
-            found[row.variant].append(f"{table.name}: {row.label}")
+            found[row.variant].rows.append(f"{table.name}: {row.label}")
     return found

@@ -5,6 +5,7 @@ A trial keeps everything in `<storage>/trials/<id>/`:
 | file | content |
 |---|---|
 | `trial.json` | the trial itself, from the moment it is started |
+| `run.json` | the key of its run in the tracking store (`harness.tracking`) |
 | `claim.json` | the driver that runs it now (`harness.claims`) |
 | `history.jsonl` | the scores of every epoch |
 | `log-<rank>.txt` | what each worker printed |

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import harness.environment
-from harness.environment import Code, code_state, describe_environment, versions
+from harness.environment import Code, code_diff, code_state, describe_environment, versions
 
 
 def git(folder: Path, *words: str) -> str:
@@ -40,6 +40,38 @@ def test_commit_and_dirtiness(package: Path) -> None:
     (package / "new.py").unlink()
     (package / "environment.py").write_text("changed")
     assert code_state() == Code(commit, True)
+
+
+def test_the_difference_to_the_commit(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert code_diff() == ""
+    git(package.parent, "init", "-q")
+    git(package.parent, "add", ".")
+    git(package.parent, "commit", "-qm", "first")
+    assert code_diff() == ""
+    (package / "environment.py").write_text("changed\n")
+    (package / "new file.py").write_text("not in the commit\n")
+    (package.parent / ".gitignore").write_text("ignored\n")
+    (package.parent / "ignored").write_text("secret\n")
+    found = code_diff()
+    for line in ("+changed", "+not in the commit", "+ignored"):
+        assert f"\n{line}\n" in found
+    assert "secret" not in found
+    git(package.parent, "clean", "-fdqx")
+    git(package.parent, "checkout", "-q", ".")
+    assert code_state().dirty is False
+    (package / "environment.py").write_text(found)
+    git(package.parent, "commit", "-qam", "second")
+    assert code_diff() == ""
+
+    monkeypatch.setattr(harness.environment, "MAX_DIFF", 2000)
+    monkeypatch.setattr(harness.environment, "MAX_NEW_FILES", 2)
+    (package / "a large file").write_text("x" * 3000)
+    for name in "bcd":
+        (package / name).write_text("y" * 1990)
+    found = code_diff()
+    assert "a large file: 3000 bytes, too large to keep" in found
+    assert 2000 < len(found) < 2100
+    assert found.endswith("bytes in all)\n")
 
 
 @pytest.mark.usefixtures("package")

@@ -15,7 +15,8 @@ from harness.errors import DataError, TrackingError
 from harness.executor import LocalExecutor
 from harness.feature_maps import FILE, MAX_SIDE, activation_map, choose_samples, feature_maps, write_feature_maps
 from harness.panels import DatasetPanels
-from harness.records import Plan
+from harness.records import Plan, Trial
+from harness.results import results_frame
 from harness.tracking import MlflowTracker, default_uri
 from harness.trial_folder import trial_folder
 from models.base import MODELS, FeaturePoint, SegmentationModel
@@ -93,7 +94,14 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path, str]
     tracker = MlflowTracker(default_uri(storage), storage)
     tracker.open(plan, "study")
     run_all(LocalExecutor(), plan.trials[:1], storage, observer=Listening(tracker))
-    return plan, storage, tracker._runs[plan.trials[0].id]
+    assert tracker.flush(60) == 0
+    return plan, storage, run_of(storage, plan.trials[0])
+
+
+def run_of(storage: Path, trial: Trial) -> str:
+    """Id of a trial's run."""
+    (run_id,) = results_frame(default_uri(storage), [trial.id])["run_id"].unique()
+    return str(run_id)
 
 
 def test_masks_decode_to_what_was_counted(recorded: tuple[Plan, Path, str]) -> None:
@@ -131,7 +139,8 @@ def test_what_a_run_has_not_left_is_none(recorded: tuple[Plan, Path, str]) -> No
     tracker = MlflowTracker(default_uri(storage), storage)
     tracker.open(plan, "study")
     tracker.started(plan.trials[1])
-    bare = tracker._runs[plan.trials[1].id]
+    assert tracker.flush(60) == 0
+    bare = run_of(storage, plan.trials[1])
     artifacts = MlflowArtifacts(default_uri(storage))
     assert artifacts.samples(bare, "val") is None
     assert (artifacts.masks(bare, "val", ["k"]), artifacts.feature_maps(bare)) == ({}, {})

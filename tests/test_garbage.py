@@ -29,7 +29,7 @@ def storage(ran_tiny: Path, tmp_path: Path) -> Path:
     (storage / "code" / "abc").mkdir(parents=True)
     folder = storage / "trials" / "0123456789ab"
     folder.mkdir()
-    for name in (CLAIM, "best-1.pt.7.tmp", "last.pt", "history.jsonl"):
+    for name in (CLAIM, "best-1.pt.7.tmp", "state-3-9.pt", "history.jsonl"):
         (folder / name).write_text('{"token": "feed"}')
         os.utime(folder / name, (time.time() - 3600,) * 2)
     return storage
@@ -42,7 +42,7 @@ def names(storage: Path, limits: Limits | None = None) -> set[str]:
     return {f"{g.group} {g.path.name}" for g in found}
 
 
-ALWAYS = {"states last.pt", "drivers feed.json", "drivers feed.stop", "spools feed", "code abc"}
+ALWAYS = {"states state-3-9.pt", "drivers feed.json", "drivers feed.stop", "spools feed", "code abc"}
 
 
 def test_what_goes(storage: Path) -> None:
@@ -81,7 +81,7 @@ def test_nothing_of_a_living_driver_goes(storage: Path) -> None:
 
 def test_it_lists_asks_and_deletes(harness: Command, storage: Path) -> None:
     trials = sorted(path for path in (storage / "trials").iterdir() if (path / "result.json").exists())
-    kept = {path for folder in trials for path in folder.iterdir() if path.name != "last.pt"}
+    kept = {path for folder in trials for path in folder.iterdir() if path.name != "state-3-9.pt"}
     done = harness("gc", "--storage", storage)
     assert done.code == 2
     assert "complete: nothing goes on from it" in done.out
@@ -90,7 +90,7 @@ def test_it_lists_asks_and_deletes(harness: Command, storage: Path) -> None:
     value = json.loads(harness("gc", "--storage", storage, "--json").out)
     assert [g["removed"] for g in value["garbage"]] == [False] * 7
     assert value["bytes"] == sum(g["size"] for g in value["garbage"]) > 0
-    assert (trials[0] / "last.pt").exists()
+    assert (trials[0] / "state-3-9.pt").exists()
     done = harness("gc", "--storage", storage, "--yes")
     assert done.code == 0
     assert "deleted 7, " in done.out

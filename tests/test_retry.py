@@ -56,7 +56,7 @@ def test_a_lost_worker_is_free_as_long_as_the_trial_gets_on(trial: Trial, tmp_pa
         assert line is not None
         append_attempt(tmp_path, line)
     assert plan_retry(trial, lost, tmp_path) is None
-    (tmp_path / "last.pt").write_bytes(b"a new state")
+    (tmp_path / "state-3-9.pt").write_bytes(b"a new state")
     assert plan_retry(trial, lost, tmp_path) is not None
 
 

@@ -100,7 +100,7 @@ def make_report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Pat
     """Build every table and figure from MLflow, record them there, and say where they are, in words and for JSON."""
     from harness.artifacts import MlflowArtifacts
     from harness.panels import DatasetPanels
-    from harness.results import results_frame, runs_page
+    from harness.results import results_frame, runs_page, shown
     from harness.tracking import MlflowTracker
     from reports.artifacts import Sources
     from reports.build import build_report
@@ -118,7 +118,7 @@ def make_report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Pat
         say(f"figures    {folder / 'figures'}  (.pdf .png .csv .tex)", console)
     for note in files.notes:
         warn(f"note: {note}")
-    start = "" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}  then  "
+    start = "" if uri.startswith("http") else f"mlflow ui --backend-store-uri {shown(uri)}  then  "
     page = runs_page(uri, found.study)
     say(f"MLflow UI  {start}{page}", console)
     try:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+PATIENCE_S = 5.0
+"""For the last records of a study that was interrupted; what is left waits on disk."""
+
 
 @app.command()
 def plan(
@@ -118,18 +121,23 @@ def _drive(
 ) -> tuple[Outcome, bool]:
     """Run what is missing; how it ended, and whether somebody asked to stop."""
     from harness.executor import Session
+    from harness.frozen_code import freeze_code
     from harness.progress import StudyProgress
     from harness.study import Outcome, run_study
     from harness.tracking import MlflowTracker
 
-    tracker = MlflowTracker(uri, folder)
-    tracker.open(found, spec.read_text(encoding="utf-8"))
-    say(f"{found.study}: {len(found.trials)} trials, storage {folder}", console)
+    code = freeze_code(folder)
     progress = StudyProgress(found, console)
     with Session.opened(folder, found.study, found.limits) as session, session.stop.listening():
+        tracker = MlflowTracker(
+            uri, folder, token=session.claims.driver.token, code=code.to_json(), say=progress.notice
+        )
+        tracker.open(found, spec.read_text(encoding="utf-8"))
+        say(f"{found.study}: {len(found.trials)} trials, storage {folder}", console)
         try:
-            ended = run_study(found, tracker=tracker, executor=start(folder), progress=progress, session=session)
+            ended = run_study(found, tracker=tracker, executor=start(code.folder), progress=progress, session=session)
         except KeyboardInterrupt:
+            tracker.flush(PATIENCE_S)
             return Outcome((), found.trials), True
         return ended, session.stop.level > 0
 
@@ -159,14 +167,13 @@ def _list_unfinished(ended: Outcome, num_trials: int) -> None:
 
 
 def _executor(name: str, address: str | None, wait_for_nodes: float) -> Callable[[Path], Executor]:
-    """What makes the executor, given the storage."""
+    """What makes the executor, given the folder of the frozen code."""
     if name == "local":
         from harness.executor import LocalExecutor
 
         return lambda _: LocalExecutor()
     if name == "ray":
-        from harness.frozen_code import freeze_code
         from harness.ray_executor import RayExecutor
 
-        return lambda folder: RayExecutor(address, wait_for_nodes=wait_for_nodes, code=freeze_code(folder).folder)
+        return lambda code: RayExecutor(address, wait_for_nodes=wait_for_nodes, code=code)
     raise HarnessError(f"--executor must be 'ray' or 'local', got {name!r}")

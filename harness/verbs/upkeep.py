@@ -1,4 +1,4 @@
-"""`harness doctor` and `gc`: whether everything works here, and what can be thrown away."""
+"""`harness doctor`, `gc` and `sync`: whether everything works here, what can be thrown away, what was not delivered."""
 
 from __future__ import annotations
 
@@ -178,3 +178,36 @@ def _size(num_bytes: int) -> str:
     from rich.filesize import decimal
 
     return decimal(num_bytes)
+
+
+@app.command()
+def sync(
+    study: Annotated[
+        str | None, typer.Argument(help="Name or file of a study; default: all.", show_default=False)
+    ] = None,
+    storage: Storage = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Deliver what is for this store only.")
+    ] = None,
+    refused: Annotated[bool, typer.Option("--refused", help="Also try again what the store has refused.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Deliver to MLflow what drivers that are gone left behind while it was away.
+
+    Exits with 1 if records are left that no living driver delivers.
+    """
+    from harness.spec import load_study
+    from harness.sync import lines_of
+    from harness.sync import sync as deliver
+
+    name = load_study(study).name if study is not None and Path(study).is_file() else study
+    found = deliver(existing_storage(storage), tracking_uri, study=name, refused=refused)
+    if as_json:
+        print_json(
+            [{**asdict(one), "folder": str(one.folder)} if hasattr(one, "folder") else asdict(one) for one in found]
+        )
+    else:
+        for line in lines_of(found):
+            say(line)
+    if any(one.waiting or one.refused for one in found if not one.is_alive):
+        raise typer.Exit(1)

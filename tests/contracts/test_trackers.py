@@ -6,16 +6,21 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+import harness.courier
+import harness.delivery
 import harness.tracking
+from harness.delivery import flatten
 from harness.environment import Code
 from harness.errors import TrackingError
 from harness.records import Fault, Plan, Score, Trial, TrialResult, TrialState
-from harness.tracking import MlflowTracker, default_uri, flatten
+from harness.sync import sync
+from harness.tracking import MlflowTracker, default_uri
 from harness.trial_folder import EpochScores
 from tests.tiny import tiny_plan
 
@@ -25,6 +30,7 @@ def plan(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Two variants with two replicates, and a store without runs."""
     shutil.copy(empty_store, tmp_path)
     monkeypatch.setattr(harness.tracking, "code_state", lambda: Code("c0ffee", True))
+    monkeypatch.setattr(harness.tracking, "code_diff", lambda: "+ a line")
     return tiny_plan(tmp_path, ("replicates: 1", "replicates: 2"))
 
 
@@ -59,6 +65,12 @@ def complete(trial: Trial, value: float) -> TrialResult:
 def finish(tracker: MlflowTracker, trial: Trial, folder: Path, value: float) -> None:
     tracker.started(trial)
     tracker.finished(trial, complete(trial, value), folder)
+    settle(tracker)
+
+
+def settle(tracker: MlflowTracker) -> None:
+    """Wait until the store has everything."""
+    assert tracker.flush(20) == 0
 
 
 def folder_of(storage: Path) -> Path:
@@ -77,6 +89,7 @@ def test_structure_and_tags(tmp_path: Path, plan: Plan) -> None:
     tracker.reported(trial, epoch(1))
     tracker.reported(trial, epoch(2, 0.3))
     tracker.finished(trial, complete(trial, 0.5), folder_of(tmp_path))
+    settle(tracker)
 
     store = client(tmp_path)
     experiment = store.get_experiment_by_name("tiny")
@@ -102,7 +115,7 @@ def test_structure_and_tags(tmp_path: Path, plan: Plan) -> None:
         **{"val/miou": 0.5, "test/oiou": 0.25, "cost/gmacs": 1.5, "epoch/train/loss": 0.5, "epoch/val/miou": 0.3}
     }
     files = {f.path for f in store.list_artifacts(child.info.run_id)}
-    assert files == {"trial.json", "samples_val.parquet", "environment.json"}
+    assert files == {"trial.json", "samples_val.parquet", "environment.json", "code.diff"}
     kept = store.download_artifacts(child.info.run_id, "trial.json", str(tmp_path))
     assert Trial.from_json(json.loads(Path(kept).read_text())).id == trial.id
 
@@ -113,20 +126,52 @@ def test_an_epoch_told_again_is_logged_once(tmp_path: Path, plan: Plan) -> None:
     first.started(trial)
     for number in (1, 2, 1, 2):
         first.reported(trial, epoch(number))
+    settle(first)
     second = opened(tmp_path, plan)  # a driver that takes over
     second.started(trial)
     for number in (1, 2, 3):
         second.reported(trial, epoch(number))
+    settle(second)
     (run,) = runs(tmp_path, kind="trial")
     history = client(tmp_path).get_metric_history(run.info.run_id, "epoch/val/miou")
     assert [(m.step, m.timestamp) for m in history] == [(n, 1_700_000_000_000 + 1000 * n) for n in (1, 2, 3)]
 
 
-def test_a_run_left_before_its_parameters_gets_them(tmp_path: Path, plan: Plan) -> None:
+def test_an_epoch_trained_again_is_logged_once(tmp_path: Path, plan: Plan) -> None:
+    """A trial that goes on from its checkpoint repeats the epochs after it, at other times."""
     trial = plan.trials[0]
-    before = opened(tmp_path, plan)
-    before._create_run(trial)  # where the driver stopped
-    opened(tmp_path, plan).started(trial)
+    first = opened(tmp_path, plan)
+    first.started(trial)
+    for number in (1, 2):
+        first.reported(trial, epoch(number))
+    settle(first)
+    second = opened(tmp_path, plan)
+    second.started(trial)
+    for number in (2, 3):
+        second.reported(trial, replace(epoch(number, 0.2), time=1_800_000_000.0 + number))
+    settle(second)
+    (run,) = runs(tmp_path, kind="trial")
+    history = client(tmp_path).get_metric_history(run.info.run_id, "epoch/val/miou")
+    assert [(m.step, m.value) for m in history] == [(1, 0.1), (2, 0.1), (3, 0.2)]
+
+
+def test_a_run_left_before_its_parameters_gets_them(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = plan.trials[0]
+    tracker = opened(tmp_path, plan)
+    log, calls = harness.delivery.Delivery._log, []
+
+    def lost_once(self: harness.delivery.Delivery, *args: Any, **given: Any) -> None:
+        calls.append(args)
+        if len(calls) == 1:
+            raise ConnectionResetError("the answer was lost")
+        log(self, *args, **given)
+
+    monkeypatch.setattr(harness.delivery.Delivery, "_log", lost_once)
+    monkeypatch.setattr(harness.courier, "PAUSES", (0.05,))
+    tracker.started(trial)
+    settle(tracker)
     (run,) = runs(tmp_path, kind="trial")
     assert run.data.params["model.name"] == "mafn"
 
@@ -138,11 +183,12 @@ def test_a_failed_trial_keeps_its_traceback_and_may_run_again(tmp_path: Path, pl
     text = "Traceback (most recent call last):\n  File x\nValueError: the cause\n"
     failed = TrialResult(trial.id, TrialState.FAILED, error=text, fault=Fault.ERROR)
     tracker.finished(trial, failed, folder_of(tmp_path))
+    settle(tracker)
     (run,) = runs(tmp_path, kind="trial")
     assert (run.info.status, run.data.tags["harness.error"]) == ("FAILED", "ValueError: the cause")
     store = client(tmp_path)
     assert {f.path for f in store.list_artifacts(run.info.run_id)} == {
-        *("trial.json", "environment.json", "traceback.txt")
+        *("trial.json", "environment.json", "traceback.txt", "code.diff")
     }
     assert Path(store.download_artifacts(run.info.run_id, "traceback.txt", str(tmp_path))).read_text() == text
     assert tracker.complete([trial.id]) == frozenset()
@@ -214,12 +260,24 @@ def test_unreachable_stores(tmp_path: Path, plan: Plan, monkeypatch: pytest.Monk
         assert "\n" not in str(e.value)
 
 
-def test_a_store_lost_in_mid_study(tmp_path: Path, plan: Plan) -> None:
-    tracker = opened(tmp_path, plan)
+def test_a_run_deleted_in_mid_study(tmp_path: Path, plan: Plan) -> None:
+    """What the store refuses is set aside with the reason, and the rest goes on."""
+    said: list[str] = []
+    tracker = MlflowTracker(default_uri(tmp_path), tmp_path, say=said.append)
+    tracker.open(plan, "")
     tracker.started(plan.trials[0])
+    settle(tracker)
     client(tmp_path).delete_run(runs(tmp_path, kind="trial")[0].info.run_id)
-    with pytest.raises(TrackingError, match=r"the tracking store .* must be reachable and writable; got: .*deleted"):
-        tracker.finished(plan.trials[0], complete(plan.trials[0], 0.5), folder_of(tmp_path))
+    tracker.finished(plan.trials[0], complete(plan.trials[0], 0.5), folder_of(tmp_path))
+    finish(tracker, plan.trials[1], folder_of(tmp_path), 0.4)
+    tracker.close()
+    assert [r.info.status for r in runs(tmp_path, kind="trial")] == ["FINISHED"]
+    assert "refused a record" in said[0]
+    assert "must be in the 'active' state" in said[0]
+    assert said[-1] == "warning: the tracking store refused 1 records: `harness sync` says why"
+    (one,) = sync(tmp_path)
+    assert one.is_alive
+    assert "must be in the 'active' state" in one.refused[0]
 
 
 def test_flatten() -> None:
