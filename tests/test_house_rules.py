@@ -48,6 +48,7 @@ LAYERS = (
     ("reports",),
     ("harness.panels",),
     ("harness.cli",),
+    ("harness.__main__",),
 )
 PACKAGES = ("models", "harness.data", "reports")
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
