@@ -129,3 +129,4 @@ def test_a_study_runs_over_the_nodes_of_a_job(
     assert result.state is TrialState.COMPLETE
     ray = ("raylet", "gcs_server")
     wait_until("Ray's end", lambda: not [w for n in slurm.nodes for w in n.processes() if any(r in w for r in ray)])
+    assert not list(Path("/tmp").glob("ray-[0-9]")), "every node has removed Ray's folder of the job"
