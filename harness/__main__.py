@@ -22,7 +22,9 @@ def run_installed(words: list[str]) -> None:
     if not python.exists():
         sys.exit(f"error: {python} must exist on the head, as cluster.yaml sets it up; run: ray up cluster.yaml")
     given = list(takewhile(lambda word: "=" in word and not word.startswith("-"), words))
-    os.environ.update(word.split("=", 1) for word in given)
+    for word in given:
+        name, _, value = word.partition("=")
+        os.environ[name] = value
     os.environ.setdefault("RAY_ADDRESS", "auto")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.chdir(INSTALLED)
