@@ -41,6 +41,32 @@ def test_launcher_refuses_an_unknown_key(cluster: dict[str, Any]) -> None:
         launcher_accepts({**cluster, "file_mount": {}})
 
 
+@pytest.fixture(scope="module")
+def cloud(cluster: dict[str, Any]) -> dict[str, Any]:
+    """The file as its last section says: the lines that begin with `#: ` in place of the keys of the same name."""
+    lines = (ROOT / "cluster.yaml").read_text(encoding="utf-8").splitlines()
+    return {**cluster, **yaml.safe_load("\n".join(line[3:] for line in lines if line.startswith("#: ")))}
+
+
+def test_launcher_accepts_the_cloud_variant(cloud: dict[str, Any]) -> None:
+    prepared = launcher_accepts(cloud)
+    assert prepared["provider"]["type"] == "aws"
+    workers = {name: kind for name, kind in prepared["available_node_types"].items() if name != "head"}
+    assert len(workers) == 2
+    for kind in workers.values():
+        assert kind["min_workers"] == 0, "nodes come with the work"
+        assert kind["resources"]["GPU"] > 0
+        assert kind["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+
+
+def test_launcher_refuses_a_wrong_cloud_variant(cloud: dict[str, Any]) -> None:
+    types = {**cloud["available_node_types"], "head": {"node_config": {}, "resources": {}, "resorces": {}}}
+    with pytest.raises(Exception, match="'resorces' was unexpected"):
+        launcher_accepts({**cloud, "available_node_types": types})
+    with pytest.raises(Exception, match="head_node_type"):
+        launcher_accepts({**cloud, "head_node_type": "haed"})
+
+
 def test_addresses_are_placeholders(cluster: dict[str, Any]) -> None:
     provider = cluster["provider"]
     assert all(ip_address(ip) in DOCUMENTATION_ADDRESSES for ip in (provider["head_ip"], *provider["worker_ips"]))

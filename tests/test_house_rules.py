@@ -67,6 +67,7 @@ LAYERS = (
     ("harness.panels",),
     ("harness.verbs",),
     ("harness.cli",),
+    ("harness.__main__",),
 )
 PACKAGES = ("models", "harness.data", "reports", "harness.verbs")
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
