@@ -40,6 +40,10 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server or store; default: sqlite in the storage folder."),
 ]
+OptunaStorage = Annotated[
+    str | None,
+    typer.Option(envvar="HARNESS_OPTUNA", help="Database of searches; default: sqlite in the storage folder."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 JOB_FOLDERS = ("runtime_resources", "working_dir_files")
@@ -70,13 +74,19 @@ def _storage(given: Path | None) -> Path:
     return storage
 
 
+def _optuna(given: str | None, storage: Path | None) -> str:
+    folder = (storage or default_storage()).expanduser().absolute()
+    return given or f"sqlite:///{folder / 'optuna.db'}"
+
+
 def _uri(given: str | None, storage: Path) -> str:
     return given or f"sqlite:///{storage / 'mlflow.db'}"
 
 
-def _plan(study: StudySpec, *, provisional: bool) -> tuple[Plan, str]:
+def _plan(study: StudySpec, *, provisional: bool, optuna: str) -> tuple[Plan, str]:
     """The plan, and a warning where ids are provisional because the data is not there."""
     from harness.plan import expand, fingerprint_of
+    from harness.search_store import expand_tuned
 
     try:
         fingerprint, root = fingerprint_of(study)
@@ -84,7 +94,7 @@ def _plan(study: StudySpec, *, provisional: bool) -> tuple[Plan, str]:
         if not provisional:
             raise
         return expand(study, fingerprint="absent"), f"{error}; ids are provisional and nothing counts as done"
-    return expand(study, fingerprint=fingerprint, data_root=root), ""
+    return expand_tuned(study, fingerprint=fingerprint, data_root=root, url=optuna), ""
 
 
 @app.command()
@@ -93,6 +103,7 @@ def plan(
     overrides: Overrides = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
+    optuna_storage: OptunaStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what a study would run: trials by table, what they share, what is done, what is skipped and why."""
@@ -100,7 +111,7 @@ def plan(
     from harness.spec import load_study
 
     study = load_study(spec, overrides or ())
-    found, warning = _plan(study, provisional=True)
+    found, warning = _plan(study, provisional=True, optuna=_optuna(optuna_storage, storage))
     done = _complete(found, tracking_uri, storage)
     if as_json:
         sys.stdout.write(json.dumps(plan_json(found, done), indent=1) + "\n")
@@ -127,10 +138,11 @@ def run(
     overrides: Overrides = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
+    optuna_storage: OptunaStorage = None,
     address: Annotated[str | None, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster to use.")] = None,
     executor: Annotated[str, typer.Option(help="`ray`, or `local`: one trial at a time in this process.")] = "ray",
 ) -> None:
-    """Run every trial of a study that is not complete yet, then rebuild its tables.
+    """Run every trial of a study that is not complete yet, then rebuild its tables; variants are tuned before.
 
     Exits with 1 if a trial failed.
     """
@@ -138,13 +150,14 @@ def run(
     from harness.spec import load_study
 
     study = load_study(spec, overrides or ())
-    found, _ = _plan(study, provisional=False)
+    optuna = _optuna(optuna_storage, storage)
+    found, _ = _plan(study, provisional=False, optuna=optuna)
     start = _executor(executor, address)
     folder = _storage(storage)
     if study.task == "semantic":
         from harness.semantic_task import require_trials_fit
 
-        require_trials_fit(found.trials, folder)
+        require_trials_fit([*found.trials, *(search.template for search in found.searches)], folder)
     uri = _uri(tracking_uri, folder)
     from harness.study import run_study
     from harness.tracking import MlflowTracker
@@ -193,13 +206,16 @@ def report(
     overrides: Overrides = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
+    optuna_storage: OptunaStorage = None,
     output: Annotated[Path | None, typer.Option("--out", help="Default: reports/<study> in the storage.")] = None,
 ) -> None:
     """Rebuild the study's tables from what MLflow has recorded."""
     from harness.spec import load_study
 
     study = load_study(spec, overrides or ())
-    found, _ = _plan(study, provisional=False)
+    found = _plan(study, provisional=False, optuna=_optuna(optuna_storage, storage))[0].settled
+    if not found.trials:
+        raise HarnessError(f"no variant has been tuned yet; run `harness run {spec}` first")
     folder = (storage or default_storage()).expanduser().absolute()
     if tracking_uri is None and not (folder / "mlflow.db").exists():
         raise HarnessError(f"nothing has been recorded in {folder}; run `harness run {spec}` first, or give --storage")

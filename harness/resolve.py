@@ -15,6 +15,7 @@ from harness.records import Resources, canonical_json
 from harness.spec import StudySpec
 from harness.spec_errors import named_path, problems
 from harness.spec_part import Json, Part
+from harness.spec_search import OwnSearchConfig
 from harness.yaml_lines import DocPath, shown
 from models.base import MODELS, SegmentationModel
 
@@ -47,6 +48,8 @@ class Point:
     sections: Mapping[str, Json] = field(default_factory=dict)
     """Partial `model`, `train`, `data`, `resources`."""
     edits: tuple[Edit, ...] = ()
+    search: OwnSearchConfig = field(default_factory=OwnSearchConfig)
+    """What it says about its search."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Resolved:
 
 def reference_point(study: StudySpec) -> Point:
     """The reference as a row."""
-    return Point(study.reference.label, ("reference",))
+    return Point(study.reference.label, ("reference",), search=study.reference.search)
 
 
 def model_class(study: StudySpec, name: Any, *, where: DocPath) -> type[SegmentationModel]:

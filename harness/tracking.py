@@ -25,6 +25,7 @@ from harness.errors import TrackingError
 from harness.records import Plan, Trial, TrialResult, TrialState, canonical_json
 from harness.results import connect, find_runs, store_errors
 from harness.trial_folder import EpochScores
+from harness.tuning import SEARCH
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAILED: "FAILED"}
 MAX_BATCH = 500
@@ -171,7 +172,7 @@ class MlflowTracker:
         code = code_state()
         tags = {
             "mlflow.parentRunId": self._parents[trial.variant],
-            "harness.kind": "trial",
+            "harness.kind": trial.kind,
             "harness.study": self._plan.study,
             "harness.trial_id": trial.id,
             "harness.variant": trial.variant,
@@ -182,7 +183,7 @@ class MlflowTracker:
             "harness.data_fingerprint": trial.data_fingerprint,
             **{f"harness.version.{name}": version for name, version in versions().items()},
         }
-        name = f"{trial.variant} / replicate {trial.replicate}"
+        name = f"{trial.variant} / {trial.id if trial.kind == SEARCH else f'replicate {trial.replicate}'}"
         run = self._client.create_run(self._experiment, run_name=name, tags=tags)
         return str(run.info.run_id)
 
@@ -246,7 +247,8 @@ class MlflowTracker:
     def close(self) -> None:
         """Mark every variant's run by how its trials stand: finished, or failed where a trial is missing."""
         for variant, run_id in self._parents.items():
-            is_whole = self._update_parent(variant) == len(self._trials(variant))
+            done = self._update_parent(variant)
+            is_whole = done == sum(trial.kind != SEARCH for trial in self._trials(variant))
             self._client.set_terminated(run_id, "FINISHED" if is_whole else "FAILED")
 
     @_recorded

@@ -29,6 +29,8 @@ from typing import Any
 from harness.records import Trial, TrialResult, TrialState
 
 STOP = "stop"
+PRUNE = "prune"
+"""Content of `stop` where a search gives the trial up; anything else lets it go on some other time."""
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,15 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 # Lowest first. A module imports its own layer and those above it in this list; a package stands for all its modules.
 LAYERS = (
     ("harness", "harness.errors", "harness.registry"),
-    ("harness.records", "harness.seeding", "harness.environment", "harness.faults", "harness.claims"),
+    (
+        *("harness.records", "harness.tuning", "harness.seeding"),
+        *("harness.environment", "harness.faults", "harness.claims"),
+    ),
     ("harness.trial_folder",),
     ("harness.metrics", "harness.confusion", "harness.data.base"),
     (
         *("harness.spec", "harness.spec_part", "harness.spec_recipe", "harness.spec_protocol", "harness.spec_report"),
-        "harness.spec_errors",
+        *("harness.spec_search", "harness.spec_errors"),
         *("harness.yaml_lines", "harness.overrides"),
     ),
     ("models", "harness.data", "harness.losses", "harness.sliding_window", "harness.distributed"),
@@ -40,12 +43,15 @@ LAYERS = (
         *("harness.checkpoint", "harness.cost"),
     ),
     ("harness.feature_maps",),
-    ("harness.resolve", "harness.designs", "harness.plan", "harness.plan_view", "harness.data_view", "harness.results"),
+    (
+        *("harness.resolve", "harness.designs", "harness.plan_search", "harness.plan", "harness.plan_view"),
+        *("harness.search_view", "harness.data_view", "harness.results"),
+    ),
     ("harness.artifacts",),
     ("harness.trial", "harness.convert"),
-    ("harness.executor", "harness.tracking", "harness.search", "harness.progress"),
+    ("harness.executor", "harness.tracking", "harness.search_store", "harness.search", "harness.progress"),
     ("harness.ray_executor",),
-    ("harness.study",),
+    ("harness.study", "harness.search_phase"),
     ("reports",),
     ("harness.panels",),
     ("harness.cli",),
@@ -59,7 +65,7 @@ REPORTS_SEE = ("harness.errors", "harness.registry", "harness.records", "harness
 # The only files under `CODE` that import a heavy package, at module level or inside a function.
 HOMES = {
     "ray": ("harness/ray_executor.py",),
-    "optuna": ("harness/search.py",),
+    "optuna": ("harness/search.py", "harness/search_store.py"),
     "mlflow": ("harness/tracking.py", "harness/results.py"),
     "rasterio": ("harness/data/raster.py",),
     "timm": ("models/vision.py",),
@@ -70,8 +76,8 @@ HOMES = {
 # Importing one of these must not import torch, neither itself nor through another module of ours.
 LIGHT = (
     *(f"harness.{m}" for m in ("errors", "registry", "records", "seeding", "environment", "metrics", "confusion")),
-    *(f"harness.{m}" for m in ("faults", "claims", "trial_folder")),
-    *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report")),
+    *(f"harness.{m}" for m in ("faults", "claims", "trial_folder", "tuning")),
+    *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report", "spec_search")),
     *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides")),
     *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "cli")),
     "reports",
