@@ -28,7 +28,7 @@ from harness.spec import StudySpec
 from harness.spec_part import Json
 from harness.spec_protocol import SemanticEvaluateConfig
 from harness.spec_report import TableConfig
-from harness.tuning import Outcome, Search
+from harness.tuning import Outcome, Search, value_text
 from models.base import MODELS
 
 ABSENT = "absent"
@@ -128,7 +128,7 @@ class _Drawn(NamedTuple):
     """None while it is still to be tuned."""
     search: Search | None
     exempt: str
-    """Why it is not tuned, where others are."""
+    """That it is not tuned, and why, where others are."""
 
 
 class _Planner:
@@ -180,10 +180,16 @@ class _Planner:
             point = replace(point, search=self.study.reference.search)
         search = search_of(self.study, point, self._trials("", resolved)[0])
         if search is None:
-            return _Drawn(resolved.key, resolved.flat, resolved, None, (point.search.reason or "").rstrip("."))
+            return _Drawn(resolved.key, resolved.flat, resolved, None, self._exemption(point, resolved))
         search = replace(search, outcome=self._outcomes.get(search.key, Outcome()))
         flat = {path: value for path, value in resolved.flat.items() if not _is_tuned(path, search)}
         return _Drawn(search.key, flat, tuned(self.study, point, search), search, "")
+
+    def _exemption(self, point: Point, resolved: Resolved) -> str:
+        if self.study.search is None:
+            return ""
+        kept = ", ".join(f"{p} = {value_text(v)}" for p, v in resolved.flat.items() if p in self.study.search.space)
+        return f"Not tuned{f' ({kept})' if kept else ''}: {(point.search.reason or '').rstrip('.')}."
 
     def _is_repeated_reference(self, table: TableConfig, drawn: _Drawn, seen: dict[str, str]) -> bool:
         one_factor = self.study.variants[table.of].design == "one_factor"
@@ -272,4 +278,4 @@ def _is_tuned(path: str, search: Search | None) -> bool:
 def _tuning_note(drawn: _Drawn) -> str:
     if drawn.search is not None and drawn.resolved is not None:
         return drawn.search.note()
-    return f"Not tuned: {drawn.exempt}." if drawn.exempt else ""
+    return drawn.exempt

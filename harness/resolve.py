@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from copy import deepcopy
@@ -163,7 +164,7 @@ def _checked(study: StudySpec, point: Point, config: Json) -> Json:
 
 
 def _validated(study: StudySpec, point: Point, section: str, schema: Any, value: Json) -> Json:
-    adapter = TypeAdapter(schema)
+    adapter = _adapter(schema)
     try:
         found = adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
@@ -174,6 +175,11 @@ def _validated(study: StudySpec, point: Point, section: str, schema: Any, value:
         raise study.error(_locate(point, path), str(error)) from None
     plain: Json = adapter.dump_python(found, mode="json")
     return plain
+
+
+@functools.cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)
 
 
 def _inside(path: DocPath, value: Any) -> DocPath:

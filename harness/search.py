@@ -24,6 +24,7 @@ from harness.executor import Listener
 from harness.metrics import METRICS
 from harness.records import Trial, TrialResult, TrialState
 from harness.search_store import (
+    ABOUT,
     distribution_of,
     label_of,
     open_storage,
@@ -232,8 +233,7 @@ class _Steered:
         known = self._known.get(trial.id)
         if known is None:
             return False
-        draw.trial.set_user_attr("repeats", known.number)
-        self._end(trial, draw, known.state, known.value)
+        self._end(draw, known.state, known.value, {"repeats": known.number, "trial_id": trial.id})
         return True
 
     def settle_ended(self, trial: Trial, draw: _Draw) -> bool:
@@ -261,23 +261,22 @@ class _Steered:
 
     def tell(self, trial: Trial, draw: _Draw, result: TrialResult, *, hours: float) -> None:
         """Tell how a trial ended."""
-        resources = trial.resources
-        draw.trial.set_user_attr("hours", hours)
-        draw.trial.set_user_attr("gpu_hours", hours * resources.workers * resources.gpus_per_worker)
+        gpus = trial.resources.workers * trial.resources.gpus_per_worker
+        about: dict[str, Any] = {"hours": hours, "gpu_hours": hours * gpus}
         if result.error is not None:
             lines = [line.strip() for line in result.error.splitlines() if line.strip()]
-            draw.trial.set_user_attr("cause", f"{result.fault}: {lines[-1] if lines else ''}"[:MAX_CAUSE])
+            about["cause"] = f"{result.fault}: {lines[-1] if lines else ''}"[:MAX_CAUSE]
         scores = {s.metric: s.value for s in result.scores if s.split == "val"}
         state = {TrialState.COMPLETE: Ended.COMPLETE, TrialState.PRUNED: Ended.PRUNED}.get(result.state, Ended.FAIL)
-        self._end(trial, draw, state, scores.get(self.search.metric))
+        self._end(draw, state, scores.get(self.search.metric), {**about, "trial_id": trial.id})
 
     def put_back(self, draw: _Draw) -> None:
         """Forget that a trial is under way; its turn comes again."""
         self.flight -= 1
         self._left += [t for t in self._study.get_trials(deepcopy=False) if t.number == draw.trial.number]
 
-    def _end(self, trial: Trial, draw: _Draw, state: Ended, value: float | None) -> None:
-        draw.trial.set_user_attr("trial_id", trial.id)
+    def _end(self, draw: _Draw, state: Ended, value: float | None, about: Mapping[str, Any]) -> None:
+        draw.trial.set_user_attr(ABOUT, about)
         self._study.sampler = optuna.samplers.RandomSampler()  # has nothing to do after a trial
         told = value if state is Ended.COMPLETE else None
         ended = self._study.tell(draw.trial.number, told, state=state, skip_if_finished=True)

@@ -25,6 +25,8 @@ from harness.tuning import Outcome, Search, Spent
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+ABOUT = "harness"
+"""Attribute of a trial in Optuna: `trial_id`, `hours`, `gpu_hours`, `cause` of a failure, the one that it `repeats`."""
 ATTEMPTS = 5
 """Two drivers that create a database at the same moment hinder each other; the loser tries again."""
 KEEP = 3
@@ -140,20 +142,21 @@ def values_of(search: Search, drawn: Mapping[str, Any]) -> dict[str, Any]:
 def outcome_of(search: Search, trials: Iterable[optuna.trial.FrozenTrial]) -> Outcome:
     """What a search has spent and found; of equal scores the first wins."""
     ended = [t for t in trials if t.state.is_finished()]
+    told = [t.user_attrs.get(ABOUT, {}) for t in ended]
     counts = {state: sum(t.state is state for t in ended) for state in (Ended.COMPLETE, Ended.PRUNED, Ended.FAIL)}
     spent = Spent(
         complete=counts[Ended.COMPLETE],
         pruned=counts[Ended.PRUNED],
         failed=counts[Ended.FAIL],
-        repeated=sum("repeats" in t.user_attrs for t in ended),
-        hours=sum(t.user_attrs.get("hours", 0.0) for t in ended),
-        gpu_hours=sum(t.user_attrs.get("gpu_hours", 0.0) for t in ended),
+        repeated=sum("repeats" in about for about in told),
+        hours=sum(about.get("hours", 0.0) for about in told),
+        gpu_hours=sum(about.get("gpu_hours", 0.0) for about in told),
     )
     sign = 1 if METRICS[search.metric].higher_is_better else -1
     complete = [t for t in ended if t.state is Ended.COMPLETE and t.value is not None]
     best = max(complete, key=lambda t: (sign * t.value, -t.number), default=None)
     if best is None:
-        causes = [t.user_attrs["cause"] for t in ended if "cause" in t.user_attrs]
+        causes = [about["cause"] for about in told if "cause" in about]
         return Outcome(spent, cause=causes[-1] if causes else "")
     return Outcome(spent, values_of(search, best.params), best.value)
 
