@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from harness.records import canonical_json
 from harness.spec_errors import problems, refuse
 from harness.spec_part import Count, Part, Positive, Text
 from harness.tuning import Dimension, num_points
@@ -41,7 +41,7 @@ class DimensionConfig(Part):
             extra = sorted(self.model_fields_set - {"choices"})
             if extra:
                 raise refuse((extra[0],), "must not be given with choices; remove one of them")
-            if len({canonical_json(c) for c in self.choices}) < len(self.choices):
+            if any(a == b for a, b in combinations(self.choices, 2)):
                 raise refuse(("choices",), "must differ, one is given twice; remove one")
             return self
         if self.low is None or self.high is None:

@@ -75,12 +75,12 @@ class Spent:
         return self.complete + self.pruned + self.failed
 
     def text(self) -> str:
-        """For example `14 complete, 5 pruned, 1 failed; 3.2 GPU-hours`."""
+        """For example `14 complete, 5 pruned, 1 failed; 3.2 GPU-hours`, or without GPUs the time of all trials."""
         parts = [f"{self.complete} complete"]
         for count, word in ((self.pruned, "pruned"), (self.failed, "failed"), (self.repeated, "drawn twice")):
             parts += [f"{count} {word}"] if count else []
-        time = f"{self.gpu_hours:.1f} GPU-hours" if self.gpu_hours else f"{self.hours:.1f} hours"
-        return f"{', '.join(parts)}; {time}"
+        time = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{60 * self.hours:.0f} minutes"
+        return f"{', '.join(parts)}; {f'{self.gpu_hours:.1f} GPU-hours' if self.gpu_hours else time}"
 
 
 @dataclass(frozen=True)
