@@ -1,4 +1,4 @@
-"""What a model costs: parameters built, trained and dead, multiply-adds, latency, peak memory."""
+"""What a model costs: parameters built, trained and dead, multiply-adds, latency, peak memory, also of its training."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import resource
 import statistics
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.trial_folder import write_json
 from models.base import SegmentationModel
 
 NUM_TIMED = 5
@@ -60,3 +62,28 @@ def _peak_memory_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+
+
+def training_memory_mib(device: torch.device) -> float | None:
+    """Most GPU memory that this process has reserved so far, without that of the driver; None on a CPU.
+
+    What is reserved and not in use counts: another trial on the same GPU cannot have it.
+    """
+    if device.type != "cuda":
+        return None
+    return max(torch.cuda.max_memory_reserved(device), torch.cuda.max_memory_allocated(device)) / 2**20
+
+
+def write_training_memory(folder: Path, device: torch.device, *, peak_mib: float | None = None) -> None:
+    """Write `memory.json`, by which trials are packed on GPUs; nothing on a CPU.
+
+    Args:
+        folder: The trial's.
+        device: Where this worker trains.
+        peak_mib: Of the worker that needs most; None for this one so far.
+    """
+    peak = training_memory_mib(device) if peak_mib is None else peak_mib
+    if peak is None:
+        return
+    total = torch.cuda.get_device_properties(device).total_memory / 2**20
+    write_json(folder / "memory.json", {"peak_mib": peak, "total_mib": total})

@@ -5,11 +5,14 @@ Every function works in a single process without a process group. The group itse
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from harness.errors import HarnessError, TrialError, TrialStopped
 
 T = TypeVar("T")
 
@@ -48,6 +51,36 @@ def broadcast(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_worker_0(action: Callable[[], T]) -> T:
+    """What `action()` returns on worker 0, on every worker; what it raises there is raised on every worker.
+
+    So that no worker waits for others that have ended: what worker 0 alone does with files is done in here.
+    """
+    if world_size() == 1:
+        return action()
+    found: Any = None
+    failed: Exception | None = None
+    if rank() == 0:
+        try:
+            found = action()
+        except Exception as error:  # noqa: BLE001 -- raised below, once the others know
+            failed = error
+    kind, text, value = broadcast((_kind_of(failed), str(failed), found))
+    if failed is not None:
+        raise failed
+    if kind is not None:
+        raise kind(text)
+    result: T = value
+    return result
+
+
+def _kind_of(error: Exception | None) -> type[Exception] | None:
+    """What the other workers raise: an exception of ours keeps its type, whatever else may not survive the journey."""
+    if error is None or isinstance(error, (HarnessError, TrialError, TrialStopped)):
+        return None if error is None else type(error)
+    return TrialError
 
 
 class _SumOverWorkers(torch.autograd.Function):

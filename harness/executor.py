@@ -1,27 +1,41 @@
-"""Running a plan's missing trials: what executors offer, and a local one."""
+"""Running a plan's missing trials: what executors offer, what they share, and a local one."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from harness.claims import Claims
+from harness.errors import TrialStopped
 from harness.faults import fault_of, traceback_of
-from harness.records import Trial, TrialResult, TrialState
+from harness.records import Limits, Score, Trial, TrialResult, TrialState
+from harness.retry import plan_retry, with_attempts
+from harness.schedule import TrialSource
+from harness.stopping import StopSignal
 from harness.trial import run_trial
 from harness.trial_folder import (
+    PRUNE,
     STOP,
     EpochScores,
+    append_attempt,
     append_history,
-    clear_failure,
+    read_attempts,
     read_history,
     read_result,
     trial_folder,
+    write_json,
     write_result,
 )
+
+SECONDS_BETWEEN_LOOKS = 1.0
+"""How often the trials of other drivers are looked at."""
 
 
 class Listener(Protocol):
@@ -32,7 +46,7 @@ class Listener(Protocol):
         ...
 
     def reported(self, trial: Trial, epoch: EpochScores) -> None:
-        """An epoch is done; after a restart, epochs are told again from the first."""
+        """An epoch is done; after a restart of the driver, epochs are told again from the first."""
         ...
 
     def finished(self, trial: Trial, result: TrialResult, folder: Path) -> None:
@@ -43,44 +57,151 @@ class Listener(Protocol):
 class Observer(Listener, Protocol):
     """Told by an executor what happens, from the thread that called `Executor.run`."""
 
+    def stopped(self, trial: Trial) -> None:
+        """The trial was asked to end before its time; it can go on from its last state."""
+        ...
+
+    def retried(self, trial: Trial, attempt: Mapping[str, Any]) -> None:
+        """The trial failed and is tried again; `attempt` is its line in `attempts.jsonl`."""
+        ...
+
+    def ended_elsewhere(self, trial: Trial, result: TrialResult) -> None:
+        """Another driver has run the trial and recorded it."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know, in one line."""
+        ...
+
     def refresh(self) -> None:
         """Called a few times a second while trials run."""
         ...
 
 
-class Executor(Protocol):
-    """Runs trials; a trial that raises ends as FAILED and the others go on."""
+@dataclass
+class Session:
+    """What an executor needs of the driver that it runs in."""
 
-    def run(self, trials: Sequence[Trial], storage: Path, observer: Observer) -> None:
-        """Run every trial to its end and tell the observer."""
+    storage: Path
+    """Folder of the study's runs."""
+    claims: Claims
+    stop: StopSignal = field(default_factory=StopSignal)
+    limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    @contextmanager
+    def opened(cls, storage: Path, study: str = "", limits: Limits | None = None) -> Iterator[Session]:
+        """A driver of its own for as long as the block runs."""
+        with Claims(storage, study) as claims:
+            yield cls(storage, claims, StopSignal(claims.stop_file, _tell), limits or Limits())
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+class Executor(Protocol):
+    """Runs trials; a trial that fails does not keep the others from running."""
+
+    def run(self, source: TrialSource, session: Session, observer: Observer) -> None:
+        """Run every trial of a source to its end and tell the observer; fewer if asked to stop or out of budget."""
         ...
 
 
-def deliver_finished(trials: Iterable[Trial], storage: Path, listener: Listener) -> list[Trial]:
-    """Tell a listener of trials that ended while nobody was listening; return those still to run."""
-    missing = []
-    for trial in trials:
-        folder = trial_folder(storage, trial)
-        clear_failure(folder)
-        result = read_result(folder)
+class Others:
+    """Trials that another driver runs: watched until they end, or until that driver is gone."""
+
+    def __init__(self, session: Session, observer: Observer) -> None:
+        self._session, self._observer = session, observer
+        self._trials: list[Trial] = []
+        self._looked = 0.0
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def claim(self, trial: Trial) -> bool:
+        """Whether the trial is ours to run now; one that is not is watched, or told as ended."""
+        folder = trial_folder(self._session.storage, trial)
+        if not self._session.claims.take(folder):
+            self._trials.append(trial)
+            return False
+        result = read_result(folder)  # it may have ended between two looks
         if result is None:
-            missing.append(trial)
-            continue
-        listener.started(trial)
-        for epoch in read_history(folder):
-            listener.reported(trial, epoch)
-        listener.finished(trial, result, folder)
-    return missing
+            return True
+        self._session.claims.release(folder)
+        self._observer.ended_elsewhere(trial, result)
+        return False
+
+    def poll(self) -> list[Trial]:
+        """Trials whose driver is gone: they are claimed and ours to run."""
+        if time.monotonic() - self._looked < SECONDS_BETWEEN_LOOKS:
+            return []
+        self._looked = time.monotonic()
+        watched, self._trials = self._trials, []
+        return [trial for trial in watched if self.claim(trial)]
+
+
+def prepare(trial: Trial, storage: Path) -> Trial:
+    """Lay out a trial's folder before it starts; the trial with what earlier attempts found out."""
+    folder = trial_folder(storage, trial)
+    (folder / STOP).unlink(missing_ok=True)
+    found = with_attempts(trial, folder)
+    write_json(folder / "trial.json", found.to_json())
+    return found
+
+
+def conclude(trial: Trial, result: TrialResult | None, session: Session, observer: Observer) -> Trial | None:
+    """What follows from the end of an attempt: it is recorded, or the trial to run again is returned.
+
+    Args:
+        trial: As it was run.
+        result: None where the trial was stopped and has saved its state.
+        session: The driver.
+        observer: Is told.
+    """
+    folder = trial_folder(session.storage, trial)
+    if not session.claims.owns(folder):
+        observer.notice(f"{trial.variant} #{trial.replicate} was taken over by another driver")
+        return None
+    if result is None:
+        asked = folder / STOP
+        if asked.exists() and asked.read_text(encoding="utf-8").strip() == PRUNE:
+            result = _pruned(trial, folder)
+        elif asked.exists() or session.stop.level:
+            session.claims.release(folder)
+            observer.stopped(trial)
+            return None
+        else:
+            return trial  # its node is about to go away
+    attempt = plan_retry(trial, result, folder) if result.state is TrialState.FAILED else None
+    if attempt is not None and not session.stop.level:
+        append_attempt(folder, {**attempt, "time": time.time()})
+        observer.retried(trial, attempt)
+        return with_attempts(trial, folder)
+    if attempts := read_attempts(folder):
+        result = replace(result, notes={**result.notes, "restarts": len(attempts)})
+    write_result(folder, result)
+    observer.finished(trial, result, folder)
+    session.claims.release(folder)
+    return None
+
+
+def _pruned(trial: Trial, folder: Path) -> TrialResult:
+    """A trial that a search gave up: the scores of its last epoch."""
+    history = read_history(folder)
+    last = history[-1].scores if history else {}
+    scores = tuple(Score("val", k.removeprefix("val/"), v) for k, v in last.items() if k.startswith("val/"))
+    return TrialResult(trial.id, TrialState.PRUNED, scores)
 
 
 class LocalContext:
     """A trial in this process."""
 
-    def __init__(self, trial: Trial, storage: Path, observer: Observer) -> None:
+    def __init__(self, trial: Trial, session: Session, observer: Observer) -> None:
         self.device = torch.device("cuda" if trial.resources.gpus_per_worker > 0 else "cpu")
-        self.storage = storage
-        self.folder = trial_folder(storage, trial)
-        self._trial, self._observer = trial, observer
+        self.storage = session.storage
+        self.folder = trial_folder(session.storage, trial)
+        self._trial, self._session, self._observer = trial, session, observer
 
     def report(self, epoch: int, scores: Mapping[str, float]) -> None:
         """Write the epoch down and tell the observer."""
@@ -90,21 +211,44 @@ class LocalContext:
         self._observer.refresh()
 
     def stop_requested(self) -> bool:
-        """Whether somebody asked the trial to end."""
-        return (self.folder / STOP).exists()
+        """Whether somebody asked the trial or its driver to end."""
+        return self._session.stop.level > 0 or (self.folder / STOP).exists()
+
+    def check_claim(self) -> None:
+        """Stop where another driver has taken the trial over."""
+        if not self._session.claims.owns(self.folder):
+            raise TrialStopped("another driver has taken the trial over")
 
 
 class LocalExecutor:
     """One trial after the other in this process, without Ray: for tests and for debugging a model."""
 
-    def run(self, trials: Sequence[Trial], storage: Path, observer: Observer) -> None:
-        """Run every trial to its end and tell the observer."""
-        for trial in trials:
-            observer.started(trial)
-            context = LocalContext(trial, storage, observer)
+    def run(self, source: TrialSource, session: Session, observer: Observer) -> None:
+        """Run every trial of a source to its end and tell the observer; fewer if asked to stop."""
+        others = Others(session, observer)
+        while session.stop.level == 0:
+            ready = others.poll()
+            if not ready and (trial := source.next(len(others))) is not None:
+                ready = [trial] if others.claim(trial) else []
+            elif not ready and not others and source.is_done():
+                return
+            elif not ready:
+                time.sleep(SECONDS_BETWEEN_LOOKS / 4)
+            for trial in ready:
+                self._run(trial, session, observer)
+
+    @staticmethod
+    def _run(trial: Trial, session: Session, observer: Observer) -> None:
+        """Run one trial until it has ended or was stopped."""
+        observer.started(trial)
+        again: Trial | None = trial
+        while again is not None:
+            now = prepare(again, session.storage)
+            result: TrialResult | None = None
             try:
-                result = run_trial(trial, context)
+                result = run_trial(now, LocalContext(now, session, observer))
+            except TrialStopped:
+                pass
             except Exception as error:  # noqa: BLE001 -- whatever a trial raises must not end the study
                 result = TrialResult(trial.id, TrialState.FAILED, error=traceback_of(error), fault=fault_of(error))
-            write_result(context.folder, result)
-            observer.finished(trial, result, context.folder)
+            again = conclude(now, result, session, observer)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from harness.errors import DivergedError
 from harness.records import Fault
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+OUT_OF_MEMORY = ("out of memory", "running low on memory", "can't allocate memory", "cannot allocate memory")
 """What PyTorch says, in whatever type of exception, when a device or the host has no memory left."""
 
 PEER_LOST = (
@@ -41,6 +41,12 @@ def fault_of(error: BaseException) -> Fault:
 def traceback_of(error: BaseException) -> str:
     """The traceback as Python prints it."""
     return "".join(traceback.format_exception(error))
+
+
+def cause(traceback_text: str) -> str:
+    """The last line of a traceback, which says what happened."""
+    lines = [line.strip() for line in traceback_text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
 
 
 def _says(text: str, phrases: tuple[str, ...]) -> bool:

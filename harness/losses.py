@@ -1,7 +1,8 @@
-"""Losses that mean the same for one worker and for many.
+"""Losses that mean the same for one worker and for many, and for a batch in one part and in many.
 
-A loss returns this worker's share times the number of workers: DDP averages gradients over workers, so the average of
-the shares is the loss of the whole batch.
+A loss returns the share of the samples at hand times the number of workers: DDP averages gradients over workers, and
+the gradients of a worker's parts are added up, so the result is the loss of the whole batch. What a loss divides by is
+counted over the whole batch (`harness.batch_parts`).
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.batch_parts import over_batch, rows_of_share
 from harness.data.base import IGNORED
-from harness.distributed import total, world_size
+from harness.distributed import world_size
 
 CrossEntropyReduction = Literal["mean", "pixel_sum"]
 DiceReduction = Literal["sum", "mean", "sum_at_2"]
 
 
 class LossParts(NamedTuple):
-    """Shares of this worker, see the module's first lines."""
+    """Shares of the samples at hand, see the module's first lines."""
 
     cross_entropy: Tensor
     dice: Tensor
@@ -53,10 +55,16 @@ def weighted_cross_entropy(
     truth = target_for(logits, target)
     summed = F.cross_entropy(logits, truth, weight=weight, reduction="sum")
     if reduction == "pixel_sum":
-        return summed * world_size() / total(torch.tensor(float(len(logits)), device=logits.device))
-    hard = truth.dim() == target.dim()
-    counts = torch.bincount(truth.flatten(), minlength=weight.numel()) if hard else truth.sum((0, 2, 3))
-    return summed * world_size() / total((weight * counts).sum())
+        return summed / rows_of_share(len(logits)).share
+
+    def weigh(rows: Tensor) -> Tensor:
+        found = truth if rows is target else target_for(logits, rows)
+        hard = found.dim() == rows.dim()
+        counts = torch.bincount(found.flatten(), minlength=weight.numel()) if hard else found.sum((0, 2, 3))
+        return (weight * counts).sum()
+
+    key = ("weights of pixels", class_weights, logits.shape[2:])
+    return summed * world_size() / over_batch(weigh, target, key=key)
 
 
 def labelled_cross_entropy(logits: Tensor, target: Tensor, class_weights: tuple[float, ...] | None = None) -> Tensor:
@@ -72,9 +80,15 @@ def labelled_cross_entropy(logits: Tensor, target: Tensor, class_weights: tuple[
     """
     weight = None if class_weights is None else torch.tensor(class_weights, device=logits.device)
     summed = F.cross_entropy(logits.float(), target, weight=weight, reduction="sum", ignore_index=IGNORED)
-    labelled = target[target != IGNORED]
-    counted = torch.tensor(float(labelled.numel()), device=logits.device) if weight is None else weight[labelled].sum()
-    return summed * world_size() / total(counted).clamp(min=1e-6)
+
+    def weigh(rows: Tensor) -> Tensor:
+        labelled = rows[rows != IGNORED]
+        if weight is None:
+            return torch.tensor(float(labelled.numel()), device=logits.device)
+        return weight[labelled].sum()
+
+    counted = over_batch(weigh, target, key=("weights of labelled pixels", class_weights))
+    return summed * world_size() / counted.clamp(min=1e-6)
 
 
 def dice(logits: Tensor, target: Tensor, *, reduction: DiceReduction, smooth: float = 1e-6) -> Tensor:
@@ -94,7 +108,8 @@ def dice(logits: Tensor, target: Tensor, *, reduction: DiceReduction, smooth: fl
     losses = 1 - (2 * both + smooth) / (either + smooth)  # (B, K)
     if reduction == "sum":
         return losses.sum() * world_size()
-    return losses.mean() * (2 * num_classes if reduction == "sum_at_2" else 1)
+    mean = losses.sum() / (rows_of_share(len(logits)).share * num_classes)
+    return mean * (2 * num_classes if reduction == "sum_at_2" else 1)
 
 
 def segmentation_loss(

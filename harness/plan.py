@@ -1,6 +1,7 @@
 """From a study to its plan: every trial with its id, the tables that show them, and what is skipped and why.
 
-Order of trials: tables as the report lists them, rows of a table from top to bottom, replicates from 0. A configuration
+Order of trials: tables of higher priority first, then as the report lists them, rows of a table from top to bottom,
+replicates from 0. A configuration
 that several rows ask for is one variant and is trained once per replicate; its name is the first label it appears
 under, and the reference's is always the reference's label. A variant that is tuned has no trials until its search has
 ended (`harness.search`); then it has the winner's values.
@@ -9,7 +10,7 @@ ended (`harness.search`); then it has the winner's values.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +58,7 @@ def expand(
     return Plan(
         study=study.name,
         question=study.question,
-        trials=tuple(planner.trials.values()),
+        trials=_by_priority(planner.trials.values(), tables, study.report.tables),
         tables=tables,
         skipped=tuple(planner.skipped),
         replicates=study.replicates,
@@ -66,9 +67,18 @@ def expand(
         figures=study.report.figures,
         breakdowns=study.report.breakdowns,
         spec_sha=study_sha(study),
+        limits=study.schedule,
         data_note=data_note(study),
         searches=tuple(planner.searches.values()),
     )
+
+
+def _by_priority(trials: Iterable[Trial], tables: Sequence[Table], configs: Sequence[TableConfig]) -> tuple[Trial, ...]:
+    highest: dict[str, int] = {}
+    for table, config in zip(tables, configs, strict=True):
+        for trial_id in (i for row in table.rows for i in row.trial_ids):
+            highest[trial_id] = max(highest.get(trial_id, config.priority), config.priority)
+    return tuple(sorted(trials, key=lambda trial: -highest[trial.id]))
 
 
 def study_sha(study: StudySpec) -> str:

@@ -133,6 +133,22 @@ class StudyProgress:
         spent = duration(view.ended - view.started)
         self._say(f"{result.state.value.lower():9} {view.label}  {tail}  ({spent}; {self.summary()})")
 
+    def stopped(self, trial: Trial) -> None:
+        """The trial can go on some other time."""
+        view = self.view.trials[trial.id]
+        view.state, view.note = TrialState.WAITING, ""
+        self._say(f"stopped   {view.label}  after epoch {view.epoch}/{trial.train['epochs']}")
+
+    def retried(self, trial: Trial, why: str, changes: str) -> None:
+        """The trial is tried again."""
+        view = self.view.trials[trial.id]
+        view.note = f"again after {why}" + (f" with {changes}" if changes else "")
+        self._say(f"again     {view.label}  {why}" + (f"; now {changes}" if changes else ""))
+
+    def notice(self, text: str) -> None:
+        """A line that stays above the live table."""
+        self._console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
+
     def refresh(self) -> None:
         """Redraw the live table."""
         if self._live:

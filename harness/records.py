@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class Resources:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.cpus_per_worker <= 0:
             raise ValueError(f"cpus_per_worker must be above 0, got {self.cpus_per_worker}")
+        if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
+            raise ValueError(f"gpus_per_worker above 1 must be a whole number, got {self.gpus_per_worker}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"micro_batch must be null or at least 1, got {self.micro_batch}")
         if self.timeout_min is not None and self.timeout_min <= 0:
@@ -119,6 +122,28 @@ class Checkpointing:
             raise ValueError(f"every_steps must be null or at least 1, got {self.every_steps}")
         if self.keep < 1:
             raise ValueError(f"keep must be at least 1, got {self.keep}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of the cluster a study may take; a budget that is used up starts no more trials and ends none."""
+
+    max_running: int | None = None
+    """Trials at once, at least 1; null for as many as fit."""
+    hours: float | None = None
+    """Hours after which no trial is started, counted anew by every `harness run`; null for no limit."""
+    gpu_hours: float | None = None
+    """GPU-hours of the trials started by this `harness run` after which no other is started; null for no limit."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if self.max_running is not None and self.max_running < 1:
+            raise ValueError(f"max_running must be null or at least 1, got {self.max_running}")
+        for name in ("hours", "gpu_hours"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be null or a number of at least 0, got {value}")
 
 
 @dataclass(frozen=True)
@@ -159,10 +184,16 @@ class Trial:
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
         return {"version": IDENTITY_VERSION, **found}
 
-    @property
+    @cached_property
     def id(self) -> str:
         """12 hex digits of the SHA-256 of the canonical JSON of `identity`."""
         return hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()[:12]
+
+    @cached_property
+    def variant_id(self) -> str:
+        """12 hex digits of what the replicates of a variant share; a label may come to mean another configuration."""
+        shared = {key: value for key, value in self.identity.items() if key != "replicate"}
+        return hashlib.sha256(canonical_json(shared).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
@@ -263,6 +294,8 @@ class Plan:
     """What the report groups samples by: `category`, `size`, `length`, `class`."""
     spec_sha: str = ""
     """SHA-256 of the validated study."""
+    limits: Limits = field(default_factory=Limits)
+    """How much of the cluster it may take."""
     data_note: str = ""
     """What a reader of any number must know of the data and protocol: the division into splits, whether it leaks."""
     searches: tuple[Search, ...] = ()

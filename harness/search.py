@@ -21,6 +21,7 @@ from optuna.trial import TrialState as Ended
 from harness.claims import Claims
 from harness.errors import HarnessError
 from harness.executor import Listener
+from harness.faults import cause
 from harness.metrics import METRICS
 from harness.records import Trial, TrialResult, TrialState
 from harness.search_store import (
@@ -131,10 +132,10 @@ class SearchSource:
         for steered in self.steered:
             outcome = steered.outcome
             if steered.is_done and outcome.values is None:
-                cause = f"; the last failed with: {outcome.cause}" if outcome.cause else ""
+                why = f"; the last failed with: {outcome.cause}" if outcome.cause else ""
                 raise HarnessError(
                     f"the search of {steered.search.variant!r} must end with a complete trial, it has "
-                    f"{outcome.spent.text()}{cause}; change its space, or raise its trials"
+                    f"{outcome.spent.text()}{why}; change its space, or raise its trials"
                 )
 
     def _look(self) -> None:
@@ -264,8 +265,7 @@ class _Steered:
         gpus = trial.resources.workers * trial.resources.gpus_per_worker
         about: dict[str, Any] = {"hours": hours, "gpu_hours": hours * gpus}
         if result.error is not None:
-            lines = [line.strip() for line in result.error.splitlines() if line.strip()]
-            about["cause"] = f"{result.fault}: {lines[-1] if lines else ''}"[:MAX_CAUSE]
+            about["cause"] = f"{result.fault}: {cause(result.error)}"[:MAX_CAUSE]
         scores = {s.metric: s.value for s in result.scores if s.split == "val"}
         state = {TrialState.COMPLETE: Ended.COMPLETE, TrialState.PRUNED: Ended.PRUNED}.get(result.state, Ended.FAIL)
         self._end(draw, state, scores.get(self.search.metric), {**about, "trial_id": trial.id})

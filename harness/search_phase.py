@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from harness.executor import Listener
+from harness.executor import Executor, Listener, Session
 from harness.records import Plan, Trial, TrialResult
 from harness.search import SearchSource
 from harness.search_view import SearchProgress
 from harness.trial_folder import EpochScores, trial_folder
-
-
-class SearchExecutor(Protocol):
-    """What runs the trials of a search."""
-
-    def run(self, source: SearchSource, session: Any, observer: SearchObserver) -> None:
-        """Run trials until the source is done, and tell the observer before the source is asked again."""
-        ...
 
 
 class SearchObserver:
@@ -81,14 +73,14 @@ def search_plan(plan: Plan) -> Plan:
 
 
 def run_searches(
-    source: SearchSource, *, executor: SearchExecutor, session: Any, record: Listener, progress: SearchProgress
+    source: SearchSource, *, executor: Executor, session: Session, record: Listener, progress: SearchProgress
 ) -> None:
     """Tune variants.
 
     Args:
         source: The searches of a `search_plan`.
         executor: Runs their trials.
-        session: What the executor needs of this driver; its `storage` is the folder of the study's runs.
+        session: This driver.
         record: Opened for that plan.
         progress: Shows the searches.
 

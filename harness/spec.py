@@ -18,7 +18,7 @@ from harness.data.base import DATASETS, SyntheticConfig, options_schema, read_op
 from harness.errors import SpecError, nearest
 from harness.metrics import task_metrics
 from harness.overrides import apply_override
-from harness.records import Checkpointing, Resources
+from harness.records import Checkpointing, Limits, Resources
 from harness.spec_errors import problems, refuse
 from harness.spec_part import Count, Json, Part, Slug, Text
 from harness.spec_protocol import EvaluateConfig, ReferringEvaluateConfig, SemanticEvaluateConfig
@@ -195,6 +195,7 @@ class StudySpec(Part):
     """Repetitions of every variant, each with random streams of its own."""
     resources: Resources = Resources()
     checkpoints: Checkpointing = Checkpointing()
+    schedule: Limits = Limits()
     search: SearchConfig | None = None
     """How every variant is tuned before it is trained for the comparison; null compares them as they are written."""
     variants: Annotated[dict[str, Design], Field(min_length=1)]
@@ -205,6 +206,11 @@ class StudySpec(Part):
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that are scored."""
         return self.evaluate.splits
+
+    @property
+    def has_search(self) -> bool:
+        """Whether a variant may be tuned."""
+        return self.search is not None or any(not own.is_silent for own in self._own_searches().values())
 
     def error(self, path: DocPath, text: str) -> SpecError:
         """The error that names the file and line of `path`."""

@@ -41,6 +41,8 @@ class TableConfig(Part):
     caption: str | None = None
     costs: bool = True
     """Whether it shows parameters and multiply-adds."""
+    priority: int = 0
+    """Trials of tables with a higher one are started first; of equal ones, those of the table listed first."""
 
 
 class ReportConfig(Part):

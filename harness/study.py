@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from harness.executor import Executor, deliver_finished
+from harness.executor import Executor, Session
+from harness.faults import cause
 from harness.progress import StudyProgress
-from harness.records import Plan, Trial, TrialResult, TrialState
-from harness.tracking import MlflowTracker, cause
-from harness.trial_folder import EpochScores
+from harness.records import Fault, Plan, Trial, TrialResult
+from harness.schedule import FixedSource
+from harness.tracking import MlflowTracker
+from harness.trial_folder import EpochScores, clear_failure, read_history, read_result, trial_folder
 
 
 @dataclass(frozen=True)
@@ -18,19 +21,32 @@ class Failure:
     """A trial that did not end well."""
 
     trial: Trial
+    fault: Fault
     cause: str
     """Last line of its traceback."""
     folder: Path
-    """Where `result.json` has the whole traceback."""
+    """Where `result.json` has the whole traceback, and `log-0.txt` what it printed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of a study left."""
+
+    failures: Sequence[Failure]
+    """Trials that failed, in the order in which they ended."""
+    left: Sequence[Trial]
+    """Trials that were not started or not finished: a budget was used up, or somebody asked to stop."""
 
 
 class StudyObserver:
     """Passes what an executor tells on to the record and to the screen."""
 
-    def __init__(self, tracker: MlflowTracker, progress: StudyProgress) -> None:
+    def __init__(self, tracker: MlflowTracker, progress: StudyProgress, session: Session) -> None:
         self._listeners = (tracker, progress)
         self._progress = progress
+        self._session = session
         self.failures: list[Failure] = []
+        self.ended: set[str] = set()
 
     def started(self, trial: Trial) -> None:
         """The trial is under way."""
@@ -46,17 +62,40 @@ class StudyObserver:
         """The trial has ended."""
         for listener in self._listeners:
             listener.finished(trial, result, folder)
-        if result.state is TrialState.FAILED:
-            self.failures.append(Failure(trial, cause(result.error or ""), folder))
+        self._note(trial, result)
+
+    def stopped(self, trial: Trial) -> None:
+        """The trial can go on some other time."""
+        self._progress.stopped(trial)
+
+    def retried(self, trial: Trial, attempt: Mapping[str, Any]) -> None:
+        """The trial is tried again."""
+        changes = ", ".join(f"{name} = {value}" for name, value in attempt.get("changes", {}).items())
+        self._progress.retried(trial, f"{attempt['fault']}: {attempt['cause']}", changes)
+
+    def ended_elsewhere(self, trial: Trial, result: TrialResult) -> None:
+        """Another driver has run the trial."""
+        self._progress.finished(trial, result, trial_folder(self._session.storage, trial))
+        self._note(trial, result)
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know."""
+        self._progress.notice(text)
 
     def refresh(self) -> None:
         """Redraw."""
         self._progress.refresh()
 
+    def _note(self, trial: Trial, result: TrialResult) -> None:
+        self.ended.add(trial.id)
+        if result.fault is not None:
+            folder = trial_folder(self._session.storage, trial)
+            self.failures.append(Failure(trial, result.fault, cause(result.error or ""), folder))
+
 
 def run_study(
-    plan: Plan, *, tracker: MlflowTracker, executor: Executor, progress: StudyProgress, storage: Path
-) -> Sequence[Failure]:
+    plan: Plan, *, tracker: MlflowTracker, executor: Executor, progress: StudyProgress, session: Session
+) -> Outcome:
     """Run every trial of the plan that is not COMPLETE yet.
 
     Args:
@@ -64,19 +103,32 @@ def run_study(
         tracker: Opened for this plan.
         executor: Runs the trials.
         progress: Shows them.
-        storage: Folder of the study's runs.
-
-    Returns:
-        The trials that failed, in the order in which they ended.
+        session: Storage, claims and limits of this driver.
     """
     done = tracker.complete(t.id for t in plan.trials)
-    missing = deliver_finished([t for t in plan.trials if t.id not in done], storage, tracker)
+    missing = [t for t in plan.trials if t.id not in done and not _delivered(t, tracker, session)]
     for trial in plan.trials:
         if trial not in missing:
             progress.already_complete(trial.id)
-    observer = StudyObserver(tracker, progress)
+    observer = StudyObserver(tracker, progress, session)
     with progress:
         if missing:
-            executor.run(missing, storage, observer)
+            executor.run(FixedSource(missing), session, observer)
     tracker.close()
-    return observer.failures
+    return Outcome(observer.failures, [t for t in missing if t.id not in observer.ended])
+
+
+def _delivered(trial: Trial, tracker: MlflowTracker, session: Session) -> bool:
+    """Record a trial that ended while nobody was listening; False for one that is still to run, here or elsewhere."""
+    folder = trial_folder(session.storage, trial)
+    if not session.claims.take(folder):
+        return False
+    clear_failure(folder)
+    result = read_result(folder)
+    if result is not None:
+        tracker.started(trial)
+        for epoch in read_history(folder):
+            tracker.reported(trial, epoch)
+        tracker.finished(trial, result, folder)
+    session.claims.release(folder)
+    return result is not None

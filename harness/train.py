@@ -1,14 +1,16 @@
 """The training loop: batches in a seeded order, one optimizer step each, validation and a checkpoint per epoch.
 
 It knows `torch.distributed` but not who started it: it reports to a `TrialContext` and goes on from what is in the
-trial's folder. The result does not depend on the number of workers: the order of samples, their augmentation and the
-model's noise are drawn for the global batch, of which every worker takes its part.
+trial's folder, at the step it had reached. The result does not depend on the number of workers, nor on the parts in
+which a worker computes its share of a batch: the order of samples, their augmentation and the model's noise are drawn
+for the global batch, of which every worker takes its part.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,15 +21,30 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 
-from harness.checkpoint import Progress, clear_drafts, load_last, save_best, save_last
-from harness.distributed import broadcast, rank, share_batch_norm, total, world_size
-from harness.errors import HarnessError, TrialError
+from harness.batch_parts import BatchParts
+from harness.checkpoint import (
+    Loaded,
+    Progress,
+    clear_drafts,
+    explain_full_storage,
+    load_state,
+    save_best,
+    save_state,
+)
+from harness.cost import write_training_memory
+from harness.distributed import gather, on_worker_0, rank, share_batch_norm, total, world_size
+from harness.errors import HarnessError, TrialStopped
 from harness.evaluate import evaluate, to_device
-from harness.records import Resources
+from harness.mirror import Mirror
+from harness.records import Checkpointing, Resources
 from harness.spec_recipe import TrainConfig
 from harness.tasks import Task
+from harness.watch import LossWatch, Pace
 from models.base import SegmentationModel
 from models.layers.stochastic import seed_model_noise
+
+MEMORY_STEP = 3
+"""Step of each start after which the memory of training is written down: by then the optimizer has its state."""
 
 _OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
@@ -46,7 +63,14 @@ class TrialContext(Protocol):
         ...
 
     def stop_requested(self) -> bool:
-        """Whether the trial should save its state and end with `TrialStopped`; only worker 0 asks, now and then."""
+        """Whether the trial should save its state and end with `TrialStopped`; one worker's yes is enough.
+
+        All workers ask, between the same two steps, about every two seconds: finding the answer may be a joint act.
+        """
+        ...
+
+    def check_claim(self) -> None:
+        """Raise `TrialStopped` if the trial is another driver's by now; worker 0 asks before it writes any file."""
         ...
 
 
@@ -73,6 +97,8 @@ class GlobalBatches(Sampler[list[int]]):
         self._num_samples = num_samples
         self._seed = seed
         self.epoch = 0
+        self.first = 0
+        """Batches of the epoch that are left out, because they are done."""
 
     def __len__(self) -> int:
         return self._shape[0]
@@ -81,7 +107,7 @@ class GlobalBatches(Sampler[list[int]]):
         order = np.random.default_rng([self._seed, self.epoch]).permutation(self._num_samples)
         batches = order[: self._shape[0] * self._shape[1]].reshape(self._shape)
         share = self._shape[1] // world_size()
-        yield from batches[:, rank() * share : (rank() + 1) * share].tolist()
+        yield from batches[self.first :, rank() * share : (rank() + 1) * share].tolist()
 
 
 def learning_rate_factor(step: int, num_steps: int, config: TrainConfig) -> float:
@@ -114,14 +140,18 @@ def build_optimizer(model: SegmentationModel, config: TrainConfig) -> torch.opti
     return _OPTIMIZERS[config.optimizer](groups, lr=config.lr)
 
 
-def seed_step(seed: int, step: int) -> None:
+def seed_step(seed: int, step: int) -> int:
     """Seed everything that the model draws in one step: the same draws after a restart and for any number of workers.
 
-    PyTorch's own generator serves modules that draw per worker (dropout inside BERT) and differs between workers.
+    PyTorch's own generator serves modules that draw for the rows at hand (dropout inside BERT): they draw anew on every
+    worker and for every part of a batch.
+
+    Returns:
+        The seed to give `seed_model_noise` before each part.
     """
     shared, own = np.random.SeedSequence([seed, step]).generate_state(2, np.uint64).tolist()
-    seed_model_noise(shared >> 1)
     torch.manual_seed((own >> 1) + rank())
+    return int(shared >> 1)
 
 
 def _distribute(model: SegmentationModel, device: torch.device) -> nn.Module:
@@ -138,7 +168,11 @@ def _distribute(model: SegmentationModel, device: torch.device) -> nn.Module:
 
 
 class Trainer:
-    """One trial's model, optimizer and data on this worker."""
+    """One trial's model, optimizer and data on this worker.
+
+    Attributes:
+        notes: What happened on the way and does not show in the scores, for `TrialResult.notes`.
+    """
 
     def __init__(
         self, model: SegmentationModel, task: Task, config: TrainConfig, *, seeds: Seeds, context: TrialContext
@@ -155,96 +189,197 @@ class Trainer:
                 f"train.warmup_steps must be below the {self._num_steps} steps of the training, got "
                 f"{config.warmup_steps}; lower it or train longer"
             )
+        self._resources, self._checkpoints = Resources(), Checkpointing()
+        self._watch, self._pace, self._unread = LossWatch(), Pace(), list[Tensor]()
+        self._steps_taken = 0
+        self._mirror: Mirror | None = None
+        self.notes: dict[str, Any] = {}
 
-    def fit(self, resources: Resources) -> Progress:
-        """Train to the last epoch, from the last checkpoint if there is one.
+    def fit(self, resources: Resources, checkpoints: Checkpointing | None = None) -> Progress:
+        """Train to the last epoch, from the last state if there is one.
 
         Args:
-            resources: Loader processes and the batch of the evaluation.
+            resources: Loader processes, parts of a batch, the batch of the evaluation.
+            checkpoints: When states are saved and where they are copied; None for the defaults.
 
         Returns:
             Where training ended; the best weights are in the context's folder.
+
+        Raises:
+            TrialStopped: It was asked to stop and can go on from here, or it is another driver's by now.
+            DivergedError: See `harness.watch`.
+            TrialError: There is no space to save a state.
         """
+        self._resources, self._checkpoints = resources, checkpoints or Checkpointing()
+        self._note_parts()
         progress = self._resume()
-        while progress.epoch < self._config.epochs:
-            started = time.perf_counter()
-            loss = self._epoch(progress, resources.data_workers)
-            progress = replace(
-                progress,
-                epoch=progress.epoch + 1,
-                step=progress.step + len(self._batches),
-                seconds=progress.seconds + time.perf_counter() - started,
-            )
-            table = evaluate(
-                self._model,
-                self._task.evaluation("val"),
-                self._task.measurer("val"),
-                device=self._context.device,
-                resources=resources,
-                precision=self._config.precision,
-            )
-            scores = self._task.scores(table)
-            shown = {"train/loss": loss, **{f"val/{name}": value for name, value in scores.items()}}
-            # first: a crash in between repeats the epoch, which hides nothing; the other order would lose its scores
-            self._context.report(progress.epoch, shown)
-            progress = self._keep(progress, scores)
+        try:
+            while progress.epoch < self._config.epochs:
+                progress, loss = self._epoch(progress)
+                scores = self._validate()
+                shown = {"train/loss": loss, **{f"val/{name}": value for name, value in scores.items()}}
+                # first: a crash in between repeats the epoch, which hides nothing; else its scores would be lost
+                self._context.report(progress.epoch, shown)
+                progress = self._keep(progress, scores)
+                if progress.epoch < self._config.epochs and self._is_asked_to_stop():
+                    raise TrialStopped(f"stopped after epoch {progress.epoch}; its state is saved")
+        finally:
+            if self._mirror is not None and (failure := self._mirror.close()):
+                self.notes["mirror"] = failure
         return progress
+
+    def _note_parts(self) -> None:
+        most = self._resources.micro_batch
+        if most is None or most >= self._config.global_batch // world_size():
+            return
+        self.notes["micro_batch"] = most
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self._model.modules()):
+            self.notes["batch_norm_of_parts"] = True
 
     def _resume(self) -> Progress:
-        if rank() == 0:
-            clear_drafts(self._context.folder)
-        found = broadcast(load_last(self._context.folder) if rank() == 0 else None)
-        if found is None:
-            return Progress()
-        states, progress = found
-        self._model.load_state_dict(states["model"])
-        self._optimizer.load_state_dict(states["optimizer"])
+        found = on_worker_0(self._load)
+        progress = found.progress if found else Progress()
+        if found is not None:
+            self._model.load_state_dict(found.states["model"])
+            self._optimizer.load_state_dict(found.states["optimizer"])
+        self._watch = LossWatch(progress.first_losses, progress.exploded)
         return progress
 
-    def _epoch(self, progress: Progress, data_workers: int) -> float:
-        """Train one epoch; the mean loss over its steps and all workers."""
+    def _load(self) -> Loaded | None:
+        self._context.check_claim()
+        folder, kept = self._context.folder, self._checkpoints
+        if kept.mirror is not None:
+            self._mirror = Mirror(kept.mirror, folder.name, keep=kept.keep)
+        with explain_full_storage(folder):
+            clear_drafts(folder)
+            found = load_state(folder)
+            if found is None and self._mirror is not None and self._mirror.fetch(folder):
+                found = load_state(folder)
+        return found
+
+    def _epoch(self, progress: Progress) -> tuple[Progress, float]:
+        """Train the rest of an epoch; where that leads, and the mean loss over its steps and all workers."""
+        end = (progress.epoch + 1) * len(self._batches)
         self._samples.set_epoch(progress.epoch)
-        self._batches.epoch = progress.epoch
+        self._batches.epoch, self._batches.first = progress.epoch, len(self._batches) - (end - progress.step)
         device = self._context.device
         loader: DataLoader[dict[str, Any]] = DataLoader(
             self._samples,
             batch_sampler=self._batches,
-            num_workers=data_workers,
+            num_workers=self._resources.data_workers,
             pin_memory=device.type == "cuda",
         )
         self._wrapped.train()
-        summed = torch.zeros((), device=device)
-        for n, batch in enumerate(loader):
-            summed += self._step(to_device(batch, device), progress.step + n)
-        loss = float(total(summed)) / (len(self._batches) * world_size())
-        if not np.isfinite(loss):
-            raise TrialError(f"the training loss must stay finite, got {loss} in epoch {progress.epoch + 1}: diverged")
-        return loss
+        summed = torch.tensor(_own_sum(progress), device=device)
+        started = time.perf_counter() - progress.seconds
+        self._pace.pause()
+        for batch in loader:
+            loss = self._step(to_device(batch, device), progress.step)
+            summed += loss
+            self._unread.append(loss)
+            seconds = time.perf_counter() - started
+            progress = replace(progress, step=progress.step + 1, seconds=seconds)
+            self._note_memory()
+            is_due = progress.step < end and progress.step % (self._checkpoints.every_steps or end) == 0
+            if self._pace.step() or is_due or progress.step == end:
+                is_asked = self._look(progress)
+                progress = replace(progress, first_losses=self._watch.first, exploded=self._watch.above)
+                if is_due or is_asked:
+                    self._save(replace(progress, summed=_of_all_workers(summed)))
+                if is_asked:
+                    raise TrialStopped(f"stopped after step {progress.step}; its state is saved")
+        mean = float(total(summed)) / (len(self._batches) * world_size())
+        return replace(progress, epoch=progress.epoch + 1, summed=()), mean
 
-    def _step(self, batch: dict[str, Any], step: int) -> Tensor:
-        seed_step(self._seeds.model_noise, step)
+    def _step(self, batch: dict[str, Tensor], step: int) -> Tensor:
+        """One optimizer step; this worker's share of the loss, times the number of workers."""
+        noise = seed_step(self._seeds.model_noise, step)
         factor = learning_rate_factor(step, self._num_steps, self._config)
         for group in self._optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        enabled = self._config.precision == "bf16"
-        with torch.autocast(self._context.device.type, dtype=torch.bfloat16, enabled=enabled):
-            output = self._wrapped(batch)
-        loss = self._task.loss(output, batch)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+        parts = BatchParts(batch, most=self._resources.micro_batch)
+        enabled = self._config.precision == "bf16"
+        summed: Tensor | None = None
+        for n in range(len(parts)):
+            is_last = n == len(parts) - 1
+            # gradients of all parts are exchanged between workers once, with the last
+            ddp = self._wrapped if isinstance(self._wrapped, DistributedDataParallel) else None
+            with nullcontext() if ddp is None or is_last else ddp.no_sync(), parts.enter(n) as part:
+                seed_model_noise(noise)
+                with torch.autocast(self._context.device.type, dtype=torch.bfloat16, enabled=enabled):
+                    output = self._wrapped(part)
+                loss = self._task.loss(output, part)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+            summed = loss.detach() if summed is None else summed + loss.detach()
         if self._config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip_norm)
         self._optimizer.step()
-        return loss.detach()
+        assert summed is not None
+        return summed
+
+    def _look(self, progress: Progress) -> bool:
+        """Read the losses since the last look; whether the trial is asked to stop. All workers find the same."""
+        mine = [float(self._context.stop_requested()), 0.0]
+        if rank() == 0:
+            mine[1] = self._pace.wanted(len(self._unread))
+        losses = torch.stack(self._unread).double()
+        told = total(torch.cat([torch.tensor(mine, dtype=losses.dtype, device=losses.device), losses])).tolist()
+        self._unread.clear()
+        self._pace.restart(int(told[1]))
+        self._watch.see([x / world_size() for x in told[2:]], last_step=progress.step, epoch=progress.epoch + 1)
+        return bool(told[0] > 0)
+
+    def _is_asked_to_stop(self) -> bool:
+        asked = torch.tensor(float(self._context.stop_requested()), device=self._context.device)
+        return bool(total(asked) > 0)
+
+    def _note_memory(self) -> None:
+        self._steps_taken += 1
+        if self._steps_taken == MEMORY_STEP and rank() == 0:
+            write_training_memory(self._context.folder, self._context.device)
+
+    def _validate(self) -> dict[str, float]:
+        table = evaluate(
+            self._model,
+            self._task.evaluation("val"),
+            self._task.measurer("val"),
+            device=self._context.device,
+            resources=self._resources,
+            precision=self._config.precision,
+        )
+        return self._task.scores(table)
 
     def _keep(self, progress: Progress, scores: Mapping[str, float]) -> Progress:
         score = scores[self._config.select]
         better = score > progress.best_score
         if better:
             progress = replace(progress, best_epoch=progress.epoch, best_score=score)
-        if rank() == 0:
-            if better:
-                save_best(self._context.folder, self._model, progress.epoch)
-            states = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
-            save_last(self._context.folder, states, progress)
+        self._save(progress, is_best=better)
         return progress
+
+    def _save(self, progress: Progress, *, is_best: bool = False) -> None:
+        """Write the state, and before it the weights that it names as the best."""
+        folder = self._context.folder
+
+        def write() -> None:
+            self._context.check_claim()
+            if is_best:
+                save_best(folder, self._model, progress.epoch)
+            states = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
+            save_state(folder, states, progress, keep=self._checkpoints.keep)
+            if self._mirror is not None:
+                self._mirror.copy(folder, progress)
+
+        on_worker_0(write)
+
+
+def _own_sum(progress: Progress) -> float:
+    """This worker's sum of losses of the unfinished epoch; worker 0's is that of all after a change of their number."""
+    if len(progress.summed) == world_size():
+        return progress.summed[rank()]
+    return sum(progress.summed, start=0.0) if rank() == 0 else 0.0
+
+
+def _of_all_workers(summed: Tensor) -> tuple[float, ...]:
+    return tuple(gather([float(summed)]))

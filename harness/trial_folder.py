@@ -8,7 +8,10 @@ A trial keeps everything in `<storage>/trials/<id>/`:
 | `claim.json` | the driver that runs it now (`harness.claims`) |
 | `history.jsonl` | the scores of every epoch |
 | `log-<rank>.txt` | what each worker printed |
-| `last.pt` ..., `best-<epoch>.pt` | states to go on from, and the best weights (`harness.checkpoint`) |
+| `state-<epoch>-<step>.pt`, `best-<epoch>.pt` | states to go on from, and the best weights (`harness.checkpoint`) |
+| `system.jsonl` | what it took of its machine, every ten seconds (`harness.system_metrics`) |
+| `memory.json` | on GPUs, the most memory of its training so far and that of the GPU |
+| `seeds.json` | the seed of every random stream |
 | `samples_<split>.parquet`, ... | what the report needs besides scores |
 | `attempts.jsonl` | one line per attempt that failed and was tried again |
 | `stop` | asks the running trial to save its state and end |
@@ -97,6 +100,13 @@ def clear_failure(folder: Path) -> None:
     result = read_result(folder)
     if result is not None and result.state is not TrialState.COMPLETE:
         (folder / "result.json").unlink()
+
+
+def forget_progress(folder: Path) -> None:
+    """Remove everything that a trial would go on from, so that it trains from the first step; logs stay."""
+    names = ("history.jsonl", "attempts.jsonl", "memory.json", STOP)
+    for path in (*folder.glob("*.pt"), *(folder / name for name in names)):
+        path.unlink(missing_ok=True)
 
 
 def _append_line(path: Path, value: Mapping[str, Any]) -> None:

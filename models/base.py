@@ -63,7 +63,7 @@ class ModelOutput(NamedTuple):
     """Logits `(B, K, H, W)` of auxiliary heads, in training mode only."""
     penalty: Tensor | None = None
     """A further term of the training loss that the model computes itself, already weighted; a scalar, in training mode
-    only."""
+    only. It is the share of the samples at hand, as in `harness.losses`."""
 
 
 class ParameterGroup(NamedTuple):

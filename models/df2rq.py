@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.errors import HarnessError
 from models.base import MODELS, Inputs, ModelInfo, ModelOutput
 from models.layers.modality_fusers import ConcatFuser, MeanFuser
 from models.layers.region_query import (
-    IGNORED,
     FusionMaps,
     RegionQueryConfig,
     RegionQueryFuser,
@@ -113,9 +111,8 @@ class DF2RQ(UPerNetModel):
 
     def _penalty(self, fusion: Sequence[FusionMaps], target: Tensor) -> Tensor:
         """Weighted mean over the fused maps; what padding added to the images counts nowhere."""
-        h, w = target.shape[1:]
-        padded = F.pad(target, (0, -w % self.multiple, 0, -h % self.multiple), value=IGNORED)
-        losses = [region_foreground_loss(maps, padded, num_classes=self.inputs.num_classes) for maps in fusion]
+        sizes = {"num_classes": self.inputs.num_classes, "multiple": self.multiple}
+        losses = [region_foreground_loss(maps, target, **sizes) for maps in fusion]
         return self.config.region_loss * torch.stack(losses).mean()
 
     def explain(self, batch: Mapping[str, Tensor]) -> ExplainedOutput:

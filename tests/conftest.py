@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,12 +62,41 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A Ray of our own, started once, whatever runs on this machine; `RayExecutor` finds the connection."""
+    """A Ray of our own with four GPUs that are none, started once; `RayExecutor` finds the connection."""
     import ray
 
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_FAKE_GPUS", "1")
+        ray.init("local", num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Runs `harness ...` in an empty folder, in this process; a `tests.command.Command`."""
+    from tests.command import in_empty_folder
+
+    return in_empty_folder(monkeypatch, capsys, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def ran_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage folder in which the tiny study has run to its end, with the study's file `tiny.yaml` in it."""
+    from harness.cli import app
+    from harness.trial_folder import trial_folder, write_json
+    from tests.tiny import tiny_plan
+
+    storage = tmp_path_factory.mktemp("ran")
+    plan = tiny_plan(storage, ("  epochs: 3", "  epochs: 2"))
+    words = ["run", str(storage / "tiny.yaml"), "--executor", "local", "--storage", str(storage)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        app([*words, "--tracking-uri", f"sqlite:///{storage / 'mlflow.db'}"], standalone_mode=False)
+    for trial in plan.trials:
+        folder = trial_folder(storage, trial)
+        write_json(folder / "trial.json", trial.to_json())
+        (folder / "log-0.txt").write_text(f"this is {trial.variant}\n", encoding="utf-8")
+    return storage
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Tests of searches: a small searched study, and a sequential executor whose trials end as a formula says."""
+"""Tests of searches: a small searched study, run by the local executor, whose trials end as a formula says."""
 
 from __future__ import annotations
 
@@ -7,32 +7,26 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from rich.console import Console
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from harness.claims import Claims
+from harness.errors import DivergedError, TrialStopped
+from harness.executor import LocalContext, LocalExecutor, Session
 from harness.plan import fingerprint_of
-from harness.records import Fault, Plan, Score, Trial, TrialResult, TrialState
+from harness.records import Plan, Score, Trial, TrialResult, TrialState
 from harness.search import SearchSource
-from harness.search_phase import SearchObserver, run_searches, search_plan
+from harness.search_phase import run_searches, search_plan
 from harness.search_store import default_url, expand_tuned
 from harness.search_view import SearchProgress
 from harness.spec import StudySpec, load_study
-from harness.trial_folder import (
-    PRUNE,
-    STOP,
-    EpochScores,
-    append_history,
-    read_history,
-    read_result,
-    trial_folder,
-    write_result,
-)
+from harness.trial_folder import EpochScores, read_history, read_result
 from tests.tiny import write_study
 
 ONE_VARIANT = ("[arc, msrc]", "[msrc]")
@@ -42,7 +36,7 @@ search:
   trials: 6
 variants:
 """
-Run = Callable[[Trial, "Context"], TrialResult]
+Run = Callable[[Trial, LocalContext], TrialResult]
 
 
 def searched_study(folder: Path, *changes: tuple[str, str]) -> StudySpec:
@@ -75,51 +69,35 @@ class Record:
 
 
 @dataclass
-class Session:
-    """What an executor needs of its driver."""
-
-    storage: Path
-    claims: Claims
-
-
-class Context:
-    """What a trial's formula may do while it runs."""
-
-    def __init__(self, trial: Trial, folder: Path, observer: SearchObserver) -> None:
-        self.folder, self._trial, self._observer = folder, trial, observer
-        self.first = len(read_history(folder)) + 1
-        """Epoch that a resumed trial goes on with."""
-        for epoch in read_history(folder):
-            observer.reported(trial, epoch)
-
-    def report(self, epoch: int, value: float) -> bool:
-        """Report an epoch; whether the trial must end."""
-        found = EpochScores(epoch, {"val/oiou": value, "val/miou": value / 2}, time.time())
-        append_history(self.folder, found)
-        self._observer.reported(self._trial, found)
-        return (self.folder / STOP).exists()
-
-
-@dataclass
-class Sequential:
-    """One trial after the other."""
+class Formula:
+    """What takes the place of a training: one call per start of a trial, by the executor that runs real ones."""
 
     run_one: Run
     stop_after: int | None = None
-    """Trials after which it stops as if it had been asked to."""
+    """Starts after which the process ends as if it had been interrupted."""
     ran: list[str] = field(default_factory=list)
 
-    def run(self, source: SearchSource, session: Session, observer: SearchObserver) -> None:
-        while not source.is_done() and (self.stop_after is None or len(self.ran) < self.stop_after):
-            trial = source.next(0)
-            assert trial is not None, "nothing runs, so there must be a next trial"
-            folder = trial_folder(session.storage, trial)
-            assert read_result(folder) is None, "a finished trial must not run again"
-            observer.started(trial)
-            self.ran.append(trial.id)
-            result = self.run_one(trial, Context(trial, folder, observer))
-            write_result(folder, result)
-            observer.finished(trial, result, folder)
+    def __call__(self, trial: Trial, context: LocalContext) -> TrialResult:
+        assert read_result(context.folder) is None, "a finished trial must not run again"
+        if len(self.ran) == self.stop_after:
+            raise KeyboardInterrupt
+        self.ran.append(trial.id)
+        return self.run_one(trial, context)
+
+
+def first_epoch(context: LocalContext) -> int:
+    """Epoch that a resumed trial goes on with; those before are told again."""
+    history = read_history(context.folder)
+    for epoch in history:
+        context._observer.reported(context._trial, epoch)
+    return len(history) + 1
+
+
+def report(context: LocalContext, epoch: int, value: float) -> None:
+    """Report an epoch; end where asked to."""
+    context.report(epoch, {"val/oiou": value, "val/miou": value / 2})
+    if context.stop_requested():
+        raise TrialStopped
 
 
 def score_of(trial: Trial) -> float:
@@ -127,13 +105,11 @@ def score_of(trial: Trial) -> float:
     return 0.6 - 0.1 * abs(math.log10(trial.train["lr"]) + 2) + 0.01 * len(trial.model["kernels"])
 
 
-def formula(trial: Trial, context: Context) -> TrialResult:
-    """Train three epochs, each better than the one before; end where asked to."""
+def formula(trial: Trial, context: LocalContext) -> TrialResult:
+    """Train all epochs, each better than the one before."""
     value = score_of(trial)
-    for epoch in range(context.first, trial.train["epochs"] + 1):
-        if context.report(epoch, value * epoch / trial.train["epochs"]) and epoch < trial.train["epochs"]:
-            assert (context.folder / STOP).read_text() == PRUNE
-            return TrialResult(trial.id, TrialState.PRUNED)
+    for epoch in range(first_epoch(context), trial.train["epochs"] + 1):
+        report(context, epoch, value * epoch / trial.train["epochs"])
     return complete(trial, value)
 
 
@@ -143,26 +119,27 @@ def complete(trial: Trial, value: float) -> TrialResult:
     return TrialResult(trial.id, TrialState.COMPLETE, scores, best_epoch=1)
 
 
-def failing(trial: Trial, context: Context) -> TrialResult:
+def failing(_: Trial, context: LocalContext) -> TrialResult:
     """Diverge."""
-    context.report(1, 0.1)
-    error = "Traceback\nDivergedError: the loss must stay finite, got nan"
-    return TrialResult(trial.id, TrialState.FAILED, error=error, fault=Fault.DIVERGED)
+    report(context, 1, 0.1)
+    raise DivergedError("the loss must stay finite, got nan")
 
 
 def search(
     plan: Plan, storage: Path, run_one: Run = formula, *, stop_after: int | None = None, record: Any = None
-) -> Sequential:
+) -> Formula:
     """Run the searches of a plan that have not ended."""
     storage.mkdir(exist_ok=True)
-    executor, listener = Sequential(run_one, stop_after), record or Record()
+    made, listener = Formula(run_one, stop_after), record or Record()
     searches = search_plan(plan).searches
-    with Claims(storage, plan.study) as claims:
-        source = SearchSource(searches, url=default_url(storage), storage=storage, claims=claims, record=listener)
+    with Session.opened(storage, plan.study) as session, patch("harness.executor.run_trial", made):
+        source = SearchSource(
+            searches, url=default_url(storage), storage=storage, claims=session.claims, record=listener
+        )
         progress = SearchProgress(searches, Console(quiet=True))
-        session = Session(storage, claims)
-        run_searches(source, executor=executor, session=session, record=listener, progress=progress)
-    return executor
+        with suppress(KeyboardInterrupt) if stop_after is not None else nullcontext():
+            run_searches(source, executor=LocalExecutor(), session=session, record=listener, progress=progress)
+    return made
 
 
 def drawn(storage: Path, variant: str) -> list[Mapping[str, Any]]:
@@ -188,10 +165,10 @@ def be_quick() -> None:
 def main() -> None:
     """A driver in a process of its own, slow enough to be killed: `python -m tests.search_driver STUDY STORAGE`."""
 
-    def slow(trial: Trial, context: Context) -> TrialResult:
-        for epoch in range(context.first, trial.train["epochs"] + 1):
+    def slow(trial: Trial, context: LocalContext) -> TrialResult:
+        for epoch in range(first_epoch(context), trial.train["epochs"] + 1):
             time.sleep(0.1)
-            context.report(epoch, score_of(trial) * epoch / trial.train["epochs"])
+            report(context, epoch, score_of(trial) * epoch / trial.train["epochs"])
             print(trial.id, epoch, flush=True)
         return complete(trial, score_of(trial))
 

@@ -3,58 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+import os
+import shutil
+import signal
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from harness import cli
+from harness.errors import TrialStopped
+from harness.records import Trial, TrialResult
+from harness.train import TrialContext
+from harness.verbs.options import default_storage
+from tests.command import Command, assert_refused
 from tests.tiny import write_study
 
 Change = tuple[str, str]
-
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def harness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs `harness ...` in an empty folder, in this process."""
-    for name in ("HARNESS_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-
-    def call(*words: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["harness", *map(str, words)])
-        with pytest.raises(SystemExit, match=r"^\d+$") as caught:
-            cli.main()
-        assert isinstance(caught.value.code, int)
-        return Done(caught.value.code, *capsys.readouterr())
-
-    return call
-
-
-def assert_refused(done: Done, *parts: str) -> None:
-    """One line on stderr that holds `parts`, exit code 2, nothing written to the current folder."""
-    assert (done.code, done.out) == (2, "")
-    (line,) = done.err.splitlines()
-    assert line.startswith("error: ")
-    assert "Traceback" not in line
-    for part in parts:
-        assert part in line
-    assert list(Path.cwd().iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -87,6 +50,12 @@ def test_misspelt_commands(harness: Command, tmp_path: Path) -> None:
     assert_refused(harness("data", "check", "rrsis_d", tmp_path / "nowhere"), "nowhere")
 
 
+def test_a_mistake_is_json_where_json_is_asked_for(harness: Command, tmp_path: Path) -> None:
+    done = harness("plan", tmp_path / "missing.yaml", "--json")
+    assert (done.code, done.err) == (2, f"error: {json.loads(done.out)['error']}\n")
+    assert "missing.yaml" in done.err
+
+
 def test_a_storage_that_cannot_be(harness: Command, tmp_path: Path) -> None:
     study = write_study(tmp_path)
     done = harness("run", study, "--executor", "local", "--storage", study / "below")
@@ -112,6 +81,38 @@ def test_plan_writes_nothing(harness: Command, tmp_path: Path) -> None:
     assert len(value["trials"]) == 4
     assert value["skipped"] == []
     assert list(Path.cwd().iterdir()) == []
+
+
+SEARCH = "search: {space: {train.lr: {choices: [2.0e-3, 4.0e-3]}}, sampler: grid}\nvariants:\n"
+
+
+def test_variants_are_tuned_before_they_are_compared(harness: Command, tmp_path: Path, empty_store: Path) -> None:
+    study = write_study(tmp_path, ("variants:\n", SEARCH), ("[arc, msrc]", "[msrc]"), ("epochs: 3", "epochs: 1"))
+    storage = tmp_path / "runs"
+    storage.mkdir()
+    shutil.copy(empty_store, storage)
+    before = harness("plan", study, "--storage", storage)
+    assert "2 search trials to run first, for 1 variant still to be tuned" in before.out
+    assert "to be tuned: 2 trials" in before.out
+    assert_says = "no variant has been tuned yet; run `harness run"
+    assert assert_says in harness("report", study, "--storage", storage).err
+    done = harness("run", study, "--executor", "local", "--storage", storage)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert sum(line.startswith("complete  MAFN (search)") for line in lines) == 2
+    assert sum(line.startswith("complete  MAFN #0") for line in lines) == 1
+    after = json.loads(harness("plan", study, "--storage", storage, "--json").out)
+    (search,) = after["searches"]
+    assert (search["done"], search["spent"]["complete"]) == (True, 2)
+    (trial,) = after["trials"]
+    assert trial["state"] == "done"
+    kept = json.loads((storage / "trials" / trial["id"] / "trial.json").read_text())
+    assert kept["train"]["lr"] == search["best"]["values"]["train.lr"]
+    table = (storage / "reports" / "tiny" / "decoder.md").read_text()
+    assert "Tuned on the validation split in 2 trials (2 complete; " in table
+    again = harness("run", study, "--executor", "local", "--storage", storage)
+    assert again.code == 0
+    assert "started" not in again.out
 
 
 def test_plan_without_the_data_says_so(harness: Command, tmp_path: Path) -> None:
@@ -142,8 +143,16 @@ def test_run_report_and_run_again(harness: Command, tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in runs.glob("trials/*/*")} == written
 
     (tables / "decoder.md").unlink()
-    assert harness("report", study).code == 0
+    rebuilt = harness("report", study, "--json")
+    assert rebuilt.code == 0
+    assert str(tables / "decoder.md") in json.loads(rebuilt.out)["files"]
+    assert f"tables     {tables}" in rebuilt.err
     assert (tables / "decoder.md").read_text() == before
+    assert json.loads(harness("run", study, "--executor", "local", "--json").out)["counts"] == {
+        "trials": 2,
+        "failed": 0,
+        "left": 0,
+    }
     assert json.loads(harness("plan", study, "--json").out)["counts"]["missing"] == 0
 
 
@@ -152,16 +161,20 @@ def test_an_interrupted_study_says_how_to_go_on(
 ) -> None:
     study = write_study(tmp_path)
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupted(trial: Trial, context: TrialContext) -> TrialResult:
+        assert not context.stop_requested()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert context.stop_requested()
+        raise TrialStopped(trial.id)
 
-    monkeypatch.setattr("harness.executor.run_trial", interrupt)
+    monkeypatch.setattr("harness.executor.run_trial", interrupted)
     result = harness("run", study, "--executor", "local")
     assert result.code == 130
     assert result.err == (
-        "interrupted: 0 of 2 done, 1 running, 1 waiting; "
-        "the same command goes on from each trial's last finished epoch\n"
+        "stopping: no more trials are started, the running ones save their state; again to end at once\n"
+        "2 of 2 trials are left; the same command goes on, with those that had started from their last saved state\n"
     )
+    assert not list(tmp_path.glob("**/claim.json")), "nothing is claimed by a driver that is gone"
 
 
 def test_a_failing_trial(harness: Command, tmp_path: Path) -> None:
@@ -176,8 +189,8 @@ def test_a_failing_trial(harness: Command, tmp_path: Path) -> None:
     assert "1 of 1 trials failed:" in lines
     (line,) = [line for line in lines if "MAFN #0" in line]
     assert "train.global_batch must be at most the number of training samples, got 11 for 10" in line
-    (path,) = [line.split()[-1] for line in lines if "traceback:" in line]
-    assert "Traceback" in json.loads(Path(path).read_text())["error"]
+    (folder,) = [line.split()[-1] for line in lines if "files:" in line]
+    assert "Traceback" in json.loads((Path(folder) / "result.json").read_text())["error"]
 
 
 def test_data(harness: Command, tmp_path: Path) -> None:
@@ -208,6 +221,8 @@ def test_data_of_a_semantic_dataset_with_known_defects(harness: Command, tmp_pat
 
 
 def test_list(harness: Command) -> None:
+    listed = json.loads(harness("list", "--json").out)
+    assert {"kind": "metric", "name": "oiou"}.items() <= next(x for x in listed if x["name"] == "oiou").items()
     done = harness("list")
     assert done.code == 0
     for name in ("mafn", "rrsis_d", "oiou"):
@@ -215,8 +230,8 @@ def test_list(harness: Command) -> None:
 
 
 def test_a_submitted_job_keeps_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert cli.default_storage() == Path("runs")
+    assert default_storage() == Path("runs")
     unpacked = tmp_path / "runtime_resources" / "working_dir_files" / "x"
     unpacked.mkdir(parents=True)
     monkeypatch.chdir(unpacked)
-    assert cli.default_storage() == Path.home() / "harness-runs"
+    assert default_storage() == Path.home() / "harness-runs"

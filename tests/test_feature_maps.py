@@ -20,6 +20,7 @@ from harness.tracking import MlflowTracker, default_uri
 from harness.trial_folder import trial_folder
 from models.base import MODELS, FeaturePoint, SegmentationModel
 from tests import tiny
+from tests.events import Events, run_all
 
 
 @pytest.mark.parametrize("layout", ["B C H W", "B H W C", "B N C"])
@@ -76,14 +77,12 @@ def test_a_model_without_points_leaves_no_file(tmp_path: Path) -> None:
     assert not (tmp_path / FILE).exists()
 
 
-class Listening:
+class Listening(Events):
     """An observer that records to MLflow."""
 
     def __init__(self, tracker: MlflowTracker) -> None:
+        super().__init__()
         self.started, self.reported, self.finished = tracker.started, tracker.reported, tracker.finished
-
-    def refresh(self) -> None:
-        """Nothing to redraw."""
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path, str]
     plan = tiny.tiny_plan(storage, ("epochs: 3", "epochs: 1"))
     tracker = MlflowTracker(default_uri(storage), storage)
     tracker.open(plan, "study")
-    LocalExecutor().run(plan.trials[:1], storage, Listening(tracker))
+    run_all(LocalExecutor(), plan.trials[:1], storage, observer=Listening(tracker))
     return plan, storage, tracker._runs[plan.trials[0].id]
 
 

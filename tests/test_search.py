@@ -16,6 +16,7 @@ import pytest
 
 from harness.claims import Claims
 from harness.errors import HarnessError
+from harness.executor import LocalContext
 from harness.plan import expand, fingerprint_of
 from harness.plan_search import search_seed
 from harness.records import Plan, Trial, TrialResult
@@ -25,12 +26,11 @@ from harness.search_phase import search_plan
 from harness.search_store import default_url, read_outcomes
 from harness.tracking import MlflowTracker
 from harness.trial import run_trial
-from harness.trial_folder import trial_folder
+from harness.trial_folder import read_history, trial_folder
 from harness.tuning import Dimension, Outcome, Spent
 from tests.conftest import ROOT
 from tests.search_driver import (
     ONE_VARIANT,
-    Context,
     Record,
     be_quick,
     drawn,
@@ -169,7 +169,7 @@ def test_budget_can_be_raised(tmp_path: Path) -> None:
 def test_failed_trials_count_and_do_not_stop_the_search(tmp_path: Path, plan: Plan) -> None:
     calls: list[str] = []
 
-    def sometimes(trial: Trial, context: Context) -> TrialResult:
+    def sometimes(trial: Trial, context: LocalContext) -> TrialResult:
         calls.append(trial.id)
         return failing(trial, context) if len(calls) % 3 == 0 else formula(trial, context)
 
@@ -180,12 +180,12 @@ def test_failed_trials_count_and_do_not_stop_the_search(tmp_path: Path, plan: Pl
 
 
 def test_search_of_failures_alone_says_so(tmp_path: Path, plan: Plan) -> None:
-    def arc_fails(trial: Trial, context: Context) -> TrialResult:
+    def arc_fails(trial: Trial, context: LocalContext) -> TrialResult:
         return failing(trial, context) if trial.model["decoder"] == "arc" else formula(trial, context)
 
     message = (
         "the search of 'decoder = arc' must end with a complete trial, it has 0 complete, 6 failed; 0 minutes; "
-        "the last failed with: diverged: DivergedError: the loss must stay finite, got nan; "
+        "the last failed with: diverged: harness.errors.DivergedError: the loss must stay finite, got nan; "
         "change its space, or raise its trials"
     )
     for _ in range(2):  # again, from what is recorded
@@ -219,8 +219,8 @@ def test_killed_search_goes_on(tmp_path: Path) -> None:
     before = {line.split()[0] for line in said} - {interrupted}
     seen: dict[str, int] = {}
 
-    def watched(trial: Trial, context: Context) -> TrialResult:
-        seen[trial.id] = context.first
+    def watched(trial: Trial, context: LocalContext) -> TrialResult:
+        seen[trial.id] = len(read_history(context.folder)) + 1
         return formula(trial, context)
 
     executor = search(plan_of(study, storage), storage, watched)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from harness.tasks import Task
 from harness.trial import run_trial
 from harness.trial_folder import read_result, trial_folder
 from models.base import ModelOutput
+from tests.events import run_all
 from tests.test_train import assert_same
 from tests.tiny import Context, build, double_precision, fit
 from tests.tiny_semantic import semantic_plan, semantic_trial
@@ -183,11 +184,7 @@ def test_statistics_are_computed_once_and_kept_with_the_trial(tmp_path: Path) ->
 def run_locally(trials: list[Trial], storage: Path) -> dict[str, TrialResult | None]:
     """Variant -> how its trial ended."""
 
-    class Silent:
-        def __getattr__(self, name: str) -> Any:
-            return lambda *_args, **_more: None
-
-    LocalExecutor().run(trials, storage, cast("Any", Silent()))
+    run_all(LocalExecutor(), trials, storage)
     return {t.variant: read_result(trial_folder(storage, t)) for t in trials}
 
 

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 import harness.train
-from harness.errors import HarnessError, TrialError
+import harness.watch
+from harness.checkpoint import Progress
+from harness.distributed import rank
+from harness.errors import DivergedError, HarnessError, TrialStopped
 from harness.evaluate import evaluate
-from harness.records import Resources, Trial
+from harness.records import Checkpointing, Resources, Trial
 from harness.spec_recipe import ReferringTrainConfig
 from harness.tasks import Task
 from harness.train import GlobalBatches, build_optimizer, learning_rate_factor
@@ -77,6 +80,46 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, whole: dict[st
     assert min(again["scores"]) <= stop_after  # no epoch is left without its scores
 
 
+@pytest.fixture
+def look_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness.watch, "LOOK_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("look_at_every_step")
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 4])
+def test_stopped_run_goes_on_at_its_step(tmp_path: Path, whole: dict[str, Any], stop_at: int) -> None:
+    """It is asked after every one of an epoch's two steps, and after its evaluation."""
+    trial = tiny_trial(tmp_path)
+    context = Context(tmp_path, trial, stop_at=stop_at)
+    where = {1: "step 1", 2: "step 2", 3: "epoch 1", 4: "step 3"}[stop_at]
+    with pytest.raises(TrialStopped, match=f"stopped after {where}; its state is saved"), double_precision():
+        fit(trial, context)
+    again = trained(str(tmp_path), 1)
+    assert_same(again["weights"], whole["weights"], 0.0)
+    assert again["progress"] == whole["progress"]
+    assert {**context.reports, **again["scores"]} == whole["scores"], "with the mean loss of the epoch cut in two"
+
+
+def test_states_inside_an_epoch(tmp_path: Path, whole: dict[str, Any]) -> None:
+    """Another driver takes the trial over as it saves its second epoch, after the third step's state."""
+    trial = replace(tiny_trial(tmp_path), checkpoints=Checkpointing(every_steps=1, keep=3))
+    context = Context(tmp_path, trial, taken_at=5)  # start, step 1, epoch 1, step 3, epoch 2
+    with pytest.raises(TrialStopped, match="another driver has the trial"), double_precision():
+        fit(trial, context)
+    states = sorted(path.name for path in context.folder.glob("state-*"))
+    assert states == ["state-0-1.pt", "state-1-2.pt", "state-1-3.pt"]
+    (context.folder / "state-1-3.pt").write_bytes(b"PK")
+    again = trained(str(tmp_path), 1)
+    assert_same(again["weights"], whole["weights"], 0.0)
+    assert again["scores"] == {epoch: whole["scores"][epoch] for epoch in (2, 3)}
+
+
+def test_states_inside_an_epoch_go_on_with_another_number_of_workers() -> None:
+    halves = Progress(summed=(1.5, 2.0))
+    assert harness.train._own_sum(halves) == 3.5
+    assert harness.train._own_sum(Progress()) == 0.0
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     trial = tiny_trial(tmp_path, epochs=1)
     first, _ = fit(trial, Context(tmp_path, trial))
@@ -86,11 +129,65 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert (progress.epoch, context.reports) == (1, {})
 
 
-def test_two_workers_equal_one(tmp_path: Path, whole: dict[str, Any]) -> None:
-    two = run_workers(trained, str(tmp_path), 2)
+def ended(trial: Trial, context: Context, *, loss_of_second_step: float | None = None) -> str:
+    """How training ends: type and message of what it raises."""
+    model, task = build(trial, context.storage)
+    trainer = trainer_of(trial, context, model, task)
+    step = trainer._step
+    if loss_of_second_step is not None:
+        trainer._step = lambda batch, n: step(batch, n) * (1 if n != 1 else loss_of_second_step)  # type: ignore[method-assign]
+    try:
+        trainer.fit(Resources(eval_batch=4))
+    except (TrialStopped, DivergedError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "finished"
+
+
+def faults(folder: Path) -> dict[str, str]:
+    """How training ends on this worker when something happens to one of two."""
+    trial = with_workers(tiny_trial(folder), 2)
+
+    def context(name: str, *, on: int, **disturbed: int) -> Context:
+        found = Context(folder, trial, **(disturbed if rank() == on else {}))
+        found.folder = folder / name
+        found.folder.mkdir(exist_ok=True)
+        return found
+
+    bad_loss = float("nan") if rank() == 1 else 1.0
+    return {
+        "stop": ended(trial, context("stop", on=1, stop_at=1)),
+        "loss": ended(trial, context("loss", on=1), loss_of_second_step=bad_loss),
+        "claim": ended(trial, context("claim", on=0, taken_at=2)),
+    }
+
+
+def trained_and_disturbed(folder: str) -> dict[str, Any]:
+    """What `trained` finds, and `faults`."""
+    return {**trained(folder, 2), "faults": faults(Path(folder))}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Both workers of one run."""
+    return run_workers(trained_and_disturbed, str(tmp_path_factory.mktemp("two")))
+
+
+def test_workers_end_together(two: list[dict[str, Any]]) -> None:
+    expected = {
+        "stop": "TrialStopped: stopped after step 1; its state is saved",
+        "loss": "DivergedError: the training loss must stay finite, got nan at step 2, in epoch 1: diverged; lower "
+        "train.lr, or set train.warmup_steps or train.clip_norm",
+        "claim": "TrialStopped: another driver has the trial",
+    }
+    assert [worker["faults"] for worker in two] == [expected] * 2
+
+
+def test_two_workers_equal_one(two: list[dict[str, Any]], whole: dict[str, Any]) -> None:
     for worker in two:
         assert_same(worker["weights"], whole["weights"], 1e-5)
-        assert worker["progress"] == whole["progress"]
+        seen = worker["progress"].first_losses
+        assert seen == pytest.approx(whole["progress"].first_losses, rel=1e-6)
+        assert replace(worker["progress"], first_losses=()) == replace(whole["progress"], first_losses=())
         for epoch, scores in whole["scores"].items():
             assert worker["scores"][epoch] == pytest.approx(scores, abs=1e-9)
         assert worker["table"].equals(whole["table"])
@@ -106,7 +203,7 @@ def step_losses(trial: Trial, storage: Path) -> list[float]:
     found: list[float] = []
     step = trainer._step
 
-    def keep(batch: dict[str, Any], number: int) -> Tensor:
+    def keep(batch: dict[str, Tensor], number: int) -> Tensor:
         loss = step(batch, number)
         found.append(float(loss))
         return loss
@@ -114,7 +211,7 @@ def step_losses(trial: Trial, storage: Path) -> list[float]:
     trainer._step = keep  # type: ignore[method-assign]
     progress = harness.train.Progress()
     for epoch in range(trial.train["epochs"]):
-        trainer._epoch(replace(progress, epoch=epoch, step=epoch * len(trainer._batches)), 0)
+        trainer._epoch(replace(progress, epoch=epoch, step=epoch * len(trainer._batches)))
     return found
 
 
@@ -141,7 +238,7 @@ def test_one_batch_overfits(tmp_path: Path) -> None:
     trial = replace(trial, train={**recipe, "black_boxes": {**trial.train["black_boxes"], "fraction": 0.0}})
     model, task = build(trial, tmp_path)
     trainer = trainer_of(trial, Context(tmp_path, trial), model, task)
-    losses = [trainer._epoch(harness.train.Progress(epoch=e, step=e), 0) for e in range(trial.train["epochs"])]
+    losses = [trainer._epoch(harness.train.Progress(epoch=e, step=e))[1] for e in range(trial.train["epochs"])]
     assert len(trainer._batches) == 1
     assert losses[-1] < 0.2 * losses[0]
 
@@ -183,9 +280,32 @@ def test_a_loss_that_is_not_finite_ends_the_trial(tmp_path: Path) -> None:
     model, task = build(trial, tmp_path)
     torch.nn.init.constant_(next(model.decoder.parameters()), float("nan"))
     context = Context(tmp_path, trial)
-    with pytest.raises(TrialError, match="training loss must stay finite, got nan in epoch 1: diverged"):
+    with pytest.raises(DivergedError, match="training loss must stay finite, got nan at step 1, in epoch 1: diverged"):
         trainer_of(trial, context, model, task).fit(Resources(eval_batch=4))
     assert list(context.folder.iterdir()) == []
+
+
+def test_no_state_is_saved_of_a_loss_that_was_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness.watch.Pace, "step", lambda _: False)
+    trial = tiny_trial(tmp_path)
+    model, task = build(trial, tmp_path)
+    torch.nn.init.constant_(next(model.decoder.parameters()), float("nan"))
+    context = Context(tmp_path, trial)
+    with pytest.raises(DivergedError, match="got nan at step 1, in epoch 1"):
+        trainer_of(trial, context, model, task).fit(Resources(eval_batch=4), Checkpointing(every_steps=1))
+    assert list(context.folder.iterdir()) == []
+
+
+def test_parts_are_noted(tmp_path: Path) -> None:
+    trial = tiny_trial(tmp_path, epochs=1)
+    model, task = build(trial, tmp_path)
+    notes = {}
+    for most in (None, 4, 3):
+        context = Context(tmp_path / str(most), trial)
+        trainer = trainer_of(trial, context, model, task)
+        trainer.fit(Resources(eval_batch=4, micro_batch=most))
+        notes[most] = trainer.notes
+    assert notes == {None: {}, 4: {}, 3: {"micro_batch": 3, "batch_norm_of_parts": True}}
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 4])

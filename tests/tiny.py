@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.checkpoint import Progress
 from harness.data.synthetic import data_root
+from harness.errors import TrialStopped
 from harness.plan import expand, fingerprint_of
 from harness.records import Plan, Resources, Trial
 from harness.seeding import stream_seed
@@ -88,15 +89,32 @@ class CrashError(Exception):
 
 
 class Context:
-    """A trial's context that remembers what it is told, and can stop like a crash after an epoch."""
+    """A trial's context that remembers what it is told.
 
-    def __init__(self, storage: Path, trial: Trial, *, stop_after: int | None = None) -> None:
+    Args:
+        storage: Folder of the study's runs.
+        trial: Whose context it is.
+        stop_after: Epoch whose report is the last thing that happens before a crash.
+        stop_at: How many times it is asked whether to stop before it says yes.
+        taken_at: How many times the claim is checked before another driver has the trial.
+    """
+
+    def __init__(
+        self,
+        storage: Path,
+        trial: Trial,
+        *,
+        stop_after: int | None = None,
+        stop_at: int | None = None,
+        taken_at: int | None = None,
+    ) -> None:
         self.device = torch.device("cpu")
         self.storage = storage
         self.folder = storage / "trials" / trial.id
         self.folder.mkdir(parents=True, exist_ok=True)
         self.reports: dict[int, dict[str, float]] = {}
-        self._stop_after = stop_after
+        self.asked = self.checked = 0
+        self._stop_after, self._stop_at, self._taken_at = stop_after, stop_at, taken_at
 
     def report(self, epoch: int, scores: Mapping[str, float]) -> None:
         self.reports[epoch] = dict(scores)
@@ -104,7 +122,13 @@ class Context:
             raise CrashError(f"after epoch {epoch}")
 
     def stop_requested(self) -> bool:
-        return False
+        self.asked += 1
+        return self.asked == self._stop_at
+
+    def check_claim(self) -> None:
+        self.checked += 1
+        if self.checked == self._taken_at:
+            raise TrialStopped("another driver has the trial")
 
 
 def build(trial: Trial, storage: Path) -> tuple[SegmentationModel, Task]:
@@ -155,5 +179,6 @@ def trainer_of(trial: Trial, context: Context, model: SegmentationModel, task: T
 def fit(trial: Trial, context: Context) -> tuple[SegmentationModel, Progress]:
     """Train a trial; its model as the last epoch left it, and where training ended."""
     model, task = build(trial, context.storage)
-    progress = trainer_of(trial, context, model, task).fit(Resources(eval_batch=4))
+    resources = Resources(eval_batch=4, micro_batch=trial.resources.micro_batch)
+    progress = trainer_of(trial, context, model, task).fit(resources, trial.checkpoints)
     return model, progress

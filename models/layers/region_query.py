@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.batch_parts import over_batch
+from harness.distributed import world_size
 from harness.errors import HarnessError
 from models.layers.semantic_heads import as_map, resize
 
@@ -340,27 +342,42 @@ class RegionQueryFuser(nn.Module):
         return y, FusionMaps(weights, references, membership)
 
 
-def region_foreground_loss(maps: FusionMaps, target: Tensor, *, num_classes: int) -> Tensor:
+def region_foreground_loss(maps: FusionMaps, target: Tensor, *, num_classes: int, multiple: int = 1) -> Tensor:
     """How far the membership is from "this pixel has its region's majority class"; ours, not part of DF2RQ.
 
     Args:
         maps: Of one tap; 0 is returned where it has no membership.
         target: `(B, H, W)` classes at any size; 255 where ignored.
         num_classes: K.
+        multiple: What the model pads both sides of its images to; padding is ignored.
 
     Returns:
-        Binary cross entropy, mean over modalities and the valid pixels of regions with at least two classes.
+        Binary cross entropy, mean over modalities and the valid pixels of regions with at least two classes in the
+        whole batch; the share of the samples at hand, as `harness.losses` defines it.
     """
     if maps.membership is None:
         return torch.zeros((), device=target.device)
-    size, (rows, columns) = maps.membership.shape[2:], maps.references.shape[2:4]
-    labels = F.interpolate(target[:, None].float(), size=size, mode="nearest")[:, 0].long()
-    valid = labels != IGNORED
-    classes = F.one_hot(labels.clamp(0, num_classes - 1), num_classes).movedim(-1, 1) * valid[:, None]
-    shares = F.adaptive_avg_pool2d(classes.float(), (rows, columns))
-    majority = F.interpolate(shares.argmax(dim=1)[:, None].float(), size=size, mode="nearest")[:, 0].long()
-    mixed = F.interpolate(((shares > 0).sum(dim=1) > 1)[:, None].float(), size=size, mode="nearest")[:, 0]
-    counted = (mixed * valid)[:, None].expand_as(maps.membership)
-    truth = (labels == majority)[:, None].expand_as(maps.membership).float()
+    channels, size = maps.membership.shape[1], maps.membership.shape[2:]
+    grid = (maps.references.shape[2], maps.references.shape[3])
+
+    def read(rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether each pixel has its region's majority class, and whether it counts, `(b, 1, h, w)`."""
+        height, width = rows.shape[1:]
+        padded = F.pad(rows, (0, -width % multiple, 0, -height % multiple), value=IGNORED)
+        labels = F.interpolate(padded[:, None].float(), size=size, mode="nearest")[:, 0].long()
+        valid = labels != IGNORED
+        classes = F.one_hot(labels.clamp(0, num_classes - 1), num_classes).movedim(-1, 1) * valid[:, None]
+        shares = F.adaptive_avg_pool2d(classes.float(), grid)
+        majority = F.interpolate(shares.argmax(dim=1)[:, None].float(), size=size, mode="nearest")[:, 0].long()
+        mixed = F.interpolate(((shares > 0).sum(dim=1) > 1)[:, None].float(), size=size, mode="nearest")[:, 0]
+        return (labels == majority)[:, None], (mixed * valid)[:, None]
+
+    agrees, counted = read(target)
+
+    def count(rows: Tensor) -> Tensor:
+        return (counted if rows is target else read(rows)[1]).sum() * channels
+
+    truth = agrees.expand_as(maps.membership).float()
     each = F.binary_cross_entropy_with_logits(maps.membership, truth, reduction="none")
-    return (each * counted).sum() / counted.sum().clamp(min=1)
+    over = over_batch(count, target, key=("pixels of mixed regions", channels, size, grid))
+    return (each * counted).sum() * world_size() / over.clamp(min=1)

@@ -1,8 +1,8 @@
-"""Dropout whose random draws do not depend on how a batch is split over workers.
+"""Dropout whose random draws do not depend on how a batch is split over workers and into parts.
 
 Every draw is made for the rows of the whole batch (all workers together) from one generator that each worker seeds
-alike at each step, and a worker keeps the rows it holds: row `r` of the batch is treated the same on one worker as on
-eight. Workers hold equal numbers of rows, worker 0 the first ones.
+alike for each step and again for each part of its batch, and the rows at hand are kept: row `r` of the batch is treated
+the same on one worker as on eight. Workers hold equal numbers of rows, worker 0 the first ones.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from harness.batch_parts import rows_of_share
+
 _GENERATOR = torch.Generator(device="cpu")
 
 
 def seed_model_noise(seed: int) -> None:
-    """Restart the draws; call it with the same seed on every worker before each training step."""
+    """Restart the draws; call it with the same seed on every worker before each part of a training step."""
     _GENERATOR.manual_seed(seed)
 
 
 def draw_kept(rows: int, *, features: int, keep: float) -> Tensor:
-    """Draw which features of this worker's rows are kept.
+    """Draw which features of the rows at hand are kept.
 
     Args:
-        rows: Rows of the batch on this worker.
+        rows: Rows of this worker's batch, or of the part of it that is being computed.
         features: Independent draws per row.
         keep: Probability of keeping, 0 to 1.
 
@@ -34,8 +36,9 @@ def draw_kept(rows: int, *, features: int, keep: float) -> Tensor:
     """
     distributed = dist.is_available() and dist.is_initialized()
     rank, num_workers = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-    draws = torch.rand(num_workers * rows, features, generator=_GENERATOR, device="cpu")
-    return draws[rank * rows : (rank + 1) * rows] < keep
+    first, share = rows_of_share(rows)
+    draws = torch.rand(num_workers * share, features, generator=_GENERATOR, device="cpu")
+    return draws[rank * share + first :][:rows] < keep
 
 
 class DropPath(nn.Module):

@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from harness.executor import Executor, LocalExecutor, deliver_finished
-from harness.records import Trial, TrialResult, TrialState
+from harness.executor import Executor, LocalExecutor
+from harness.records import Trial, TrialState
 from harness.trial_folder import (
     EpochScores,
     append_history,
+    clear_failure,
     read_history,
     read_result,
     trial_folder,
 )
+from tests.events import Events, run_all
 from tests.tiny import Context, CrashError, fit, tiny_plan, with_workers
 
 GENTLE = (("lr: 2.0e-3", "lr: 1.0e-4"), ("kernels: [1, 3]", "kernels: [1, 3]\n    cim: false"))
 """A step whose rounding training does not amplify within three epochs; see `tests.tiny.double_precision`."""
-
-
-@dataclass
-class Events:
-    """An observer that remembers."""
-
-    started_ids: list[str] = field(default_factory=list)
-    epochs: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    results: dict[str, TrialResult] = field(default_factory=dict)
-
-    def started(self, trial: Trial) -> None:
-        self.started_ids.append(trial.id)
-
-    def reported(self, trial: Trial, epoch: EpochScores) -> None:
-        self.epochs[trial.id].append(epoch.epoch)
-
-    def finished(self, trial: Trial, result: TrialResult, folder: Path) -> None:
-        assert folder.is_dir()
-        self.results[trial.id] = result
-
-    def refresh(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -68,11 +47,11 @@ def ran(folder: Path, executor: Executor) -> Ran:
     resumed, other = tiny_plan(folder, *GENTLE).trials
     failing = replace(resumed, train={**resumed.train, "global_batch": 11}, variant="too large a batch")
     storage = folder / "runs"
-    found = Ran(storage, resumed, failing, with_workers(other, 2), Events())
+    shared = with_workers(other, 2)
     with pytest.raises(CrashError, match="after epoch 3"):
         fit(resumed, Context(storage, resumed, stop_after=3))
-    executor.run(found.trials, storage, found.events)
-    return found
+    events = run_all(executor, [resumed, failing, shared], storage)
+    return Ran(storage, resumed, failing, shared, events)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +97,8 @@ def test_files_are_left(both: Ran) -> None:
     folder = trial_folder(both.storage, both.shared)
     names = {path.name for path in folder.iterdir()}
     splits = ("val", "test", "val_shuffled", "test_shuffled")
-    assert {*(f"samples_{split}.parquet" for split in splits), "environment.json", "last.pt", "result.json"} <= names
+    assert {*(f"samples_{split}.parquet" for split in splits), "environment.json", "seeds.json", "result.json"} <= names
+    assert any(name.startswith("state-3-") for name in names)
     result = both.events.results[both.shared.id]
     assert Path(str(result.checkpoint)).is_file()
     assert result.cost.keys() >= {"parameters", "gmacs", "latency_ms", "train_s"}
@@ -134,16 +114,15 @@ def test_scores_do_not_depend_on_executor_and_workers(both: Ran, local: Ran) -> 
     assert local.scores(local.shared)["val", "miou"] > 0, "scores of zero compare nothing"
 
 
-def test_the_same_command_again_runs_only_the_missing(both: Ran) -> None:
-    again = Events()
-    missing = deliver_finished(both.trials, both.storage, again)
-    assert missing == [both.failing]
-    assert again.results == {t.id: both.events.results[t.id] for t in (both.resumed, both.shared)}
-    assert again.epochs[both.shared.id] == [1, 2, 3]
-    assert read_result(trial_folder(both.storage, both.failing)) is None
-    retry = Events()
-    LocalExecutor().run(missing, both.storage, retry)
+def test_a_trial_that_has_ended_is_not_run_again(both: Ran) -> None:
+    """The failed one neither: whoever wants it run again clears the failure first."""
+    again = run_all(LocalExecutor(), both.trials, both.storage)
+    assert again.started_ids == []
+    assert again.elsewhere == both.events.results
+    clear_failure(trial_folder(both.storage, both.failing))
+    retry = run_all(LocalExecutor(), both.trials, both.storage)
     assert retry.results[both.failing.id].state is TrialState.FAILED
+    assert retry.results.keys() == {both.failing.id}
 
 
 def test_a_line_cut_short_costs_that_line_only(tmp_path: Path) -> None:

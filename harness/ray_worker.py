@@ -1,0 +1,212 @@
+"""A trial on a worker process of Ray: where it runs, whom it tells, and how its end is told.
+
+A trial of several workers is a Ray Train worker group. A trial of one worker runs in a process that is kept between
+trials (`WarmWorker`), as a job in Ray Train's local mode: starting it costs milliseconds, not the seconds of a new
+process that imports PyTorch.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer, get_device
+
+from harness.claims import claimed_by
+from harness.distributed import rank
+from harness.errors import HarnessError, TrialStopped
+from harness.faults import fault_of, traceback_of
+from harness.isolation import Baseline, output_to
+from harness.records import Fault, Trial, TrialResult, TrialState
+from harness.trial_folder import STOP, EpochScores, append_history, trial_folder, write_json, write_result
+
+if TYPE_CHECKING:
+    from harness.train import TrialContext
+
+FAKE_GPUS = "HARNESS_FAKE_GPUS"
+"""Environment variable that lets trials which ask for GPUs run on CPUs: for trying schedules without GPUs."""
+
+STOPPED = "stopped"
+
+Entry = Callable[[Trial, "TrialContext"], TrialResult]
+"""`harness.trial.run_trial`, or what a test or a benchmark runs in its place."""
+
+
+class Job(NamedTuple):
+    """What every worker of a trial is given."""
+
+    trial: Mapping[str, Any]
+    storage: str
+    token: str
+    """The driver that has claimed the trial."""
+    entry: Entry
+
+
+class RayContext:
+    """A trial inside a Ray worker."""
+
+    def __init__(self, trial: Trial, storage: Path, token: str) -> None:
+        self.device = _device(trial)
+        self.storage = storage
+        self.folder = trial_folder(storage, trial)
+        self._token = token
+        self._epochs = trial.train.get("epochs")
+
+    def report(self, epoch: int, scores: Mapping[str, float]) -> None:
+        """Write the epoch down and tell Ray Train."""
+        if rank() == 0:
+            append_history(self.folder, EpochScores(epoch, dict(scores), time.time()))
+            told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            print(f"{time.strftime('%H:%M:%S')} epoch {epoch}/{self._epochs}  {told}", flush=True)
+        ray.train.report({"epoch": epoch, **scores})
+
+    def stop_requested(self) -> bool:
+        """Whether somebody asked the trial to end, its node is about to go, or another driver has taken it over."""
+        if (self.folder / STOP).exists() or claimed_by(self.folder) != self._token:
+            return True
+        return ray.train.get_preemption_info() is not None
+
+    def check_claim(self) -> None:
+        """Stop where another driver has taken the trial over, so that only one writes."""
+        if claimed_by(self.folder) != self._token:
+            raise TrialStopped("another driver has taken the trial over")
+
+
+def _device(trial: Trial) -> torch.device:
+    if trial.resources.gpus_per_worker == 0:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        found: torch.device = get_device()
+        return found
+    if os.environ.get(FAKE_GPUS):
+        return torch.device("cpu")
+    raise HarnessError(
+        f"resources.gpus_per_worker = {trial.resources.gpus_per_worker:g} needs CUDA on every node with GPUs, PyTorch "
+        f"finds none on {os.uname().nodename}; check the driver there with nvidia-smi, or set gpus_per_worker: 0"
+    )
+
+
+def run_job(job: Job) -> str | None:
+    """What every worker of a trial runs; worker 0 leaves the result in the trial's folder.
+
+    Returns:
+        `STOPPED` where the trial was asked to end and saved its state.
+
+    Raises:
+        Exception: Whatever the trial raised; kind and traceback are in `failure-<rank>.json` too.
+    """
+    trial, storage = Trial.from_json(job.trial), Path(job.storage)
+    folder = trial_folder(storage, trial)
+    index = ray.train.get_context().get_world_rank()
+    with output_to(folder / f"log-{index}.txt"), _time_limit(trial, folder / f"hang-{index}.txt"):
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {trial.variant} #{trial.replicate} on {os.uname().nodename}")
+        try:
+            logging.getLogger("ray.train").setLevel(logging.WARNING)  # the context prints the epochs
+            torch.set_num_threads(max(1, int(trial.resources.cpus_per_worker)))
+            context = RayContext(trial, storage, job.token)
+            result = job.entry(trial, context)
+            if rank() == 0:
+                context.check_claim()
+                write_result(folder, result)
+        except TrialStopped:
+            return STOPPED
+        except BaseException as error:
+            text = traceback_of(error)
+            print(text)
+            write_json(folder / f"failure-{index}.json", {"fault": fault_of(error), "error": text, "time": time.time()})
+            raise
+    return None
+
+
+@contextmanager
+def _time_limit(trial: Trial, path: Path) -> Iterator[None]:
+    """End this process when the trial takes too long, even where Python itself hangs, leaving its stacks in `path`."""
+    minutes = trial.resources.timeout_min
+    if minutes is None:
+        yield
+        return
+    with path.open("w", encoding="utf-8") as file:
+        faulthandler.dump_traceback_later(60 * minutes, exit=True, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    path.unlink()
+
+
+def clear_ends(folder: Path) -> None:
+    """Forget how an earlier attempt ended."""
+    for pattern in ("failure-*.json", "hang-*.txt"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def read_failure(trial: Trial, folder: Path, otherwise: BaseException) -> TrialResult:
+    """How a trial failed, from what its workers left: a hang, the first real failure, or a worker that is gone.
+
+    Args:
+        trial: The trial.
+        folder: Its folder.
+        otherwise: What Ray says.
+    """
+    for path in sorted(folder.glob("hang-*.txt")):
+        if stacks := path.read_text(encoding="utf-8").strip():
+            text = f"{stacks}\nTimeoutError: longer than resources.timeout_min = {trial.resources.timeout_min:g}"
+            return TrialResult(trial.id, TrialState.FAILED, error=text, fault=Fault.TIMEOUT)
+    left = sorted((json.loads(p.read_text(encoding="utf-8")) for p in folder.glob("failure-*.json")), key=_when)
+    if left:
+        # a worker whose peer is gone fails too: what the others say comes first
+        first = next((f for f in left if f["fault"] != Fault.INFRASTRUCTURE), left[0])
+        return TrialResult(trial.id, TrialState.FAILED, error=first["error"], fault=Fault(first["fault"]))
+    text = str(otherwise) or type(otherwise).__name__
+    fault = fault_of(otherwise)
+    kind = Fault.INFRASTRUCTURE if fault is Fault.ERROR else fault
+    return TrialResult(trial.id, TrialState.FAILED, error=text, fault=kind)
+
+
+def _when(failure: Mapping[str, Any]) -> float:
+    return float(failure["time"])
+
+
+class WarmWorker:
+    """A process that runs one trial of one worker after the other.
+
+    Args:
+        modules: What to import before the first trial.
+    """
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        for name in modules:
+            importlib.import_module(name)
+        torch.zeros(1).sum()  # starts PyTorch's threads
+        TorchTrainer(lambda _: None, scaling_config=ray.train.ScalingConfig(num_workers=0)).fit()
+        self._baseline = Baseline()
+
+    def run(self, job: Job) -> tuple[str | None, list[str]]:
+        """Run a trial as a Ray Train job in this process.
+
+        Returns:
+            `STOPPED`, `failed` or None for a trial that has left its result, and what the trial left in the process.
+        """
+        trainer = TorchTrainer(
+            lambda _: run_job(job),
+            train_loop_config={},
+            scaling_config=ray.train.ScalingConfig(num_workers=0),
+            run_config=ray.train.RunConfig(name=str(job.trial["variant"])),
+        )
+        try:
+            end = trainer.fit().return_value
+        except Exception:  # noqa: BLE001 -- told by the file it left
+            end = "failed"
+        return end, self._baseline.restore()

@@ -1,0 +1,280 @@
+"""`harness plan`, `run` and `report`: a study before, while and after its trials run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+
+from harness.errors import HarnessError, TrackingError
+from harness.verbs.options import (
+    AsJson,
+    OptunaStorage,
+    Overrides,
+    Spec,
+    Storage,
+    TrackingUri,
+    optuna_url,
+    out,
+    planned,
+    print_json,
+    say,
+    screen,
+    storage_folder,
+    storage_path,
+    store_uri,
+    warn,
+)
+
+if TYPE_CHECKING:
+    from harness.executor import Executor
+    from harness.records import Plan
+    from harness.study import Outcome
+
+app = typer.Typer()
+
+
+class Tuning(NamedTuple):
+    """Where searches keep what they know."""
+
+    folder: Path
+    """Storage of the study's runs."""
+    optuna: str
+    """Their database."""
+
+
+@app.command()
+def plan(
+    spec: Spec,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    optuna_storage: OptunaStorage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a study would run: trials by table, what they share, what is done, what is skipped and why."""
+    from harness.plan_view import plan_json, render_plan
+    from harness.spec import load_study
+
+    study = load_study(spec, overrides or ())
+    found, warning = planned(study, provisional=True, storage=storage_path(storage), optuna=optuna_storage)
+    done = complete_ids(found, tracking_uri, storage)
+    if as_json:
+        print_json(plan_json(found, done))
+    else:
+        out.print(render_plan(found, done))
+    if warning:
+        warn(f"note: {warning}")
+
+
+def complete_ids(found: Plan, tracking_uri: str | None, storage: Path | None) -> frozenset[str]:
+    """Ids that are COMPLETE in the store; none where the default store does not exist yet."""
+    folder = storage_path(storage)
+    if tracking_uri is None and not (folder / "mlflow.db").exists():
+        return frozenset()
+    from harness.results import results_frame
+
+    frame = results_frame(store_uri(tracking_uri, folder), (t.id for t in found.trials))
+    return frozenset(frame.loc[frame["state"] == "COMPLETE", "trial_id"])
+
+
+@app.command()
+def run(
+    spec: Spec,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    optuna_storage: OptunaStorage = None,
+    address: Annotated[str | None, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster to use.")] = None,
+    wait_for_nodes: Annotated[
+        float, typer.Option(metavar="MINUTES", help="Wait for nodes that can hold what no node can hold now.")
+    ] = 0.0,
+    executor: Annotated[str, typer.Option(help="`ray`, or `local`: one trial at a time in this process.")] = "ray",
+    as_json: AsJson = False,
+) -> None:
+    """Run every trial of a study that is not complete yet, then rebuild its tables; variants are tuned before.
+
+    Exits with 1 if a trial failed or is left, with 130 after Ctrl-C.
+    """
+    from harness.spec import load_study
+
+    study = load_study(spec, overrides or ())
+    optuna = optuna_url(optuna_storage, storage_path(storage))
+    found, _ = planned(study, provisional=False, storage=storage_path(storage), optuna=optuna)
+    start = _executor(executor, address, wait_for_nodes)
+    folder = storage_folder(storage)
+    if study.task == "semantic":
+        from harness.semantic_task import require_trials_fit
+
+        require_trials_fit([*found.trials, *(search.template for search in found.searches)], folder)
+    uri, console = store_uri(tracking_uri, folder), screen(as_json)
+    if not all(search.is_done for search in found.searches):
+        _tune(found, spec, start, uri, tuning=Tuning(folder, optuna), console=console)
+        found, _ = planned(study, provisional=False, storage=folder, optuna=optuna)
+    ended, interrupted = _drive(found, spec, start, uri, folder=folder, console=console)
+    made: dict[str, Any] = {}
+    try:
+        if not interrupted:
+            made = _report(found, uri, folder / "reports" / found.study, spec, storage=folder, console=console)
+    finally:
+        _list_unfinished(ended, len(found.trials))
+    if as_json:
+        print_json(_outcome(found, ended, folder, made))
+    if interrupted:
+        raise typer.Exit(130)
+    if ended.failures or ended.left:
+        raise typer.Exit(1)
+
+
+def _tune(
+    found: Plan, spec: Path, start: Callable[[Path], Executor], uri: str, *, tuning: Tuning, console: Console
+) -> None:
+    """Run the searches of a study that have not ended; where they are stopped before, so is the command."""
+    from harness.executor import Session
+    from harness.search import SearchSource
+    from harness.search_phase import run_searches, search_plan
+    from harness.search_view import SearchProgress
+    from harness.tracking import MlflowTracker
+
+    folder, plan = tuning.folder, search_plan(found)
+    tracker = MlflowTracker(uri, folder)
+    tracker.open(plan, spec.read_text(encoding="utf-8"))
+    say(f"{found.study}: {len(plan.searches)} variants are tuned first, storage {folder}", console)
+    progress = SearchProgress(plan.searches, console)
+    with Session.opened(folder, found.study, found.limits) as session, session.stop.listening():
+        try:
+            source = SearchSource(
+                plan.searches, url=tuning.optuna, storage=folder, claims=session.claims, record=tracker
+            )
+            run_searches(source, executor=start(folder), session=session, record=tracker, progress=progress)
+            is_done, interrupted = source.is_done(), session.stop.level > 0
+        except KeyboardInterrupt:
+            is_done, interrupted = False, True
+        finally:
+            tracker.close()
+    if not is_done:
+        warn("the searches are not over; the same command goes on with them")
+        raise typer.Exit(130 if interrupted else 1)
+
+
+def _drive(
+    found: Plan, spec: Path, start: Callable[[Path], Executor], uri: str, *, folder: Path, console: Console
+) -> tuple[Outcome, bool]:
+    """Run what is missing; how it ended, and whether somebody asked to stop."""
+    from harness.executor import Session
+    from harness.progress import StudyProgress
+    from harness.study import Outcome, run_study
+    from harness.tracking import MlflowTracker
+
+    tracker = MlflowTracker(uri, folder)
+    tracker.open(found, spec.read_text(encoding="utf-8"))
+    say(f"{found.study}: {len(found.trials)} trials, storage {folder}", console)
+    progress = StudyProgress(found, console)
+    with Session.opened(folder, found.study, found.limits) as session, session.stop.listening():
+        try:
+            ended = run_study(found, tracker=tracker, executor=start(folder), progress=progress, session=session)
+        except KeyboardInterrupt:
+            return Outcome((), found.trials), True
+        return ended, session.stop.level > 0
+
+
+def _outcome(found: Plan, ended: Outcome, storage: Path, report: dict[str, Any]) -> dict[str, Any]:
+    failed = [
+        {
+            **{"id": f.trial.id, "variant": f.trial.variant, "replicate": f.trial.replicate},
+            **{"fault": f.fault, "cause": f.cause, "folder": str(f.folder)},
+        }
+        for f in ended.failures
+    ]
+    counts = {"trials": len(found.trials), "failed": len(failed), "left": len(ended.left)}
+    return {"study": found.study, "storage": str(storage), "counts": counts, "failed": failed, "report": report}
+
+
+def _list_unfinished(ended: Outcome, num_trials: int) -> None:
+    if ended.failures:
+        warn(f"{len(ended.failures)} of {num_trials} trials failed:")
+    for failure in ended.failures:
+        trial = failure.trial
+        warn(f"  {trial.id}  {trial.variant} #{trial.replicate}: {failure.fault}: {failure.cause}")
+        warn(f"      traceback and log: harness logs {trial.id}; files: {failure.folder}")
+    if ended.left:
+        left = f"{len(ended.left)} of {num_trials} trials are left"
+        warn(f"{left}; the same command goes on, with those that had started from their last saved state")
+
+
+def _executor(name: str, address: str | None, wait_for_nodes: float) -> Callable[[Path], Executor]:
+    """What makes the executor, given the storage."""
+    if name == "local":
+        from harness.executor import LocalExecutor
+
+        return lambda _: LocalExecutor()
+    if name == "ray":
+        from harness.frozen_code import freeze_code
+        from harness.ray_executor import RayExecutor
+
+        return lambda folder: RayExecutor(address, wait_for_nodes=wait_for_nodes, code=freeze_code(folder).folder)
+    raise HarnessError(f"--executor must be 'ray' or 'local', got {name!r}")
+
+
+@app.command()
+def report(
+    spec: Spec,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    optuna_storage: OptunaStorage = None,
+    output: Annotated[Path | None, typer.Option("--out", help="Default: reports/<study> in the storage.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild the study's tables from what MLflow has recorded."""
+    from harness.spec import load_study
+
+    study = load_study(spec, overrides or ())
+    folder = storage_path(storage)
+    found = planned(study, provisional=False, storage=folder, optuna=optuna_storage)[0].settled
+    if not found.trials:
+        raise HarnessError(f"no variant has been tuned yet; run `harness run {spec}` first, or give --storage")
+    if tracking_uri is None and not (folder / "mlflow.db").exists():
+        raise HarnessError(f"nothing has been recorded in {folder}; run `harness run {spec}` first, or give --storage")
+    target = output or folder / "reports" / found.study
+    made = _report(found, store_uri(tracking_uri, folder), target, spec, storage=folder, console=screen(as_json))
+    if as_json:
+        print_json(made)
+
+
+def _report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Path, console: Console) -> dict[str, Any]:
+    """Build every table and figure from MLflow, record them there, and say where they are, in words and for JSON."""
+    from harness.artifacts import MlflowArtifacts
+    from harness.panels import DatasetPanels
+    from harness.results import results_frame, runs_page
+    from harness.tracking import MlflowTracker
+    from reports.artifacts import Sources
+    from reports.build import build_report
+    from reports.terminal import render_terminal
+
+    frame = results_frame(uri, (t.id for t in found.trials))
+    sources = Sources(MlflowArtifacts(uri), DatasetPanels(found.trials[0], storage))
+    files = build_report(found, frame, folder, published_dir=spec.parent / "published", sources=sources)
+    for table in files.tables:
+        console.print(render_terminal(table))
+    say(f"tables     {folder}  (.tex .md .csv)", console)
+    pdf = files.pdf or "not built: pdflatex is not on PATH (Debian: apt-get install texlive-latex-extra)"
+    say(f"PDF        {pdf}", console)
+    if files.figures:
+        say(f"figures    {folder / 'figures'}  (.pdf .png .csv .tex)", console)
+    for note in files.notes:
+        warn(f"note: {note}")
+    start = "" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}  then  "
+    page = runs_page(uri, found.study)
+    say(f"MLflow UI  {start}{page}", console)
+    try:
+        MlflowTracker(uri, storage).log_report(found, files.paths, folder)
+    except TrackingError as error:
+        warn(f"note: the report is written but not in MLflow: {error}")
+    return {
+        **{"study": found.study, "folder": str(folder), "files": [str(path) for path in files.paths]},
+        **{"pdf": str(files.pdf) if files.pdf else None, "notes": list(files.notes), "mlflow": page},
+    }
