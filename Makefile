@@ -10,7 +10,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 # Branch coverage is complete in these modules: they decide which numbers reach a paper.
 PURE := harness.records harness.spec harness.spec_part harness.spec_recipe harness.spec_protocol \
         harness.spec_report harness.plan harness.seeding harness.registry harness.metrics harness.confusion \
-        harness.results reports.latex
+        harness.results reports.latex reports.intervals reports.sample_statistics reports.row_scores \
+        reports.significance reports.comparisons reports.effect_size reports.equivalence reports.power \
+        reports.factorial reports.ranks
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check coverage clean

@@ -73,9 +73,8 @@ class RayContext:
 
     def stop_requested(self) -> bool:
         """Whether somebody asked the trial to end, its node is about to go, or another driver has taken it over."""
-        if (self.folder / STOP).exists() or claimed_by(self.folder) != self._token:
-            return True
-        return ray.train.get_preemption_info() is not None
+        leaving = ray.train.get_preemption_info() is not None  # every worker of the trial must ask
+        return leaving or (self.folder / STOP).exists() or claimed_by(self.folder) != self._token
 
     def check_claim(self) -> None:
         """Stop where another driver has taken the trial over, so that only one writes."""

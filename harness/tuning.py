@@ -79,7 +79,7 @@ class Spent:
         parts = [f"{self.complete} complete"]
         for count, word in ((self.pruned, "pruned"), (self.failed, "failed"), (self.repeated, "drawn twice")):
             parts += [f"{count} {word}"] if count else []
-        time = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{60 * self.hours:.0f} minutes"
+        time = f"{self.hours:.1f} h" if self.hours >= 1 else f"{60 * self.hours:.0f} min"
         return f"{', '.join(parts)}; {f'{self.gpu_hours:.1f} GPU-hours' if self.gpu_hours else time}"
 
 

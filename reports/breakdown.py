@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +21,13 @@ import pandas as pd
 from harness.metrics import metric, referring_scores
 from harness.records import CONTROL_SUFFIX, Table
 from reports.artifacts import FigureRequest, NotDrawn, distinct_tables
-from reports.breakdown_parts import Breakdown, aggregation, breakdown_csv, breakdown_name, counted_cells
+from reports.breakdown_parts import Breakdown, breakdown_csv, breakdown_name, counted_cells, group_aggregation
 from reports.captions import metric_head, split_label
-from reports.cells import rank_cells, score_cell
+from reports.cells import ranked_scores
 from reports.class_breakdown import CLASS, build_class_breakdown
+from reports.comparison_notes import tested_on
 from reports.evidence import Evidence
+from reports.row_scores import RowScores
 from reports.sample_tables import counted_samples
 from reports.table_model import Block, Column, TableModel, TableRow
 
@@ -97,10 +100,9 @@ def build_breakdown(request: FigureRequest, table: Table, *, by: str, split: str
     if not sizes:
         raise NotDrawn("no complete run has left per-sample results that can be grouped so")
     groups = [g for g in grouping.order or sorted(sizes) if g in sizes]
+    scores = {g: RowScores(evidence[g], request, within=partial(_members, grouping, g)) for g in groups}
     cells = {
-        (name, group): rank_cells(
-            [score_cell(row, evidence[group], split=split, metric_name=name) for row in table.rows]
-        )
+        (name, group): ranked_scores(table.rows, evidence[group], split=split, metric_name=name, scores=scores[group])
         for name in METRICS
         for group in groups
     }
@@ -110,7 +112,7 @@ def build_breakdown(request: FigureRequest, table: Table, *, by: str, split: str
     )
     model = TableModel(
         name=breakdown_name(by, table, split),
-        caption=_caption(request, table, grouping, split),
+        caption=_caption(request, table, grouping, split, tested_on([c for of in cells.values() for c in of])),
         stub=grouping.stub,
         switch_heads=(),
         columns=tuple(Column(row.label) for row in table.rows),
@@ -141,9 +143,15 @@ def _evidence(
     return sizes, found
 
 
-def _caption(request: FigureRequest, table: Table, grouping: Grouping, split: str) -> str:
+def _members(grouping: Grouping, group: str, samples: pd.DataFrame) -> pd.DataFrame:
+    """The samples of a group."""
+    return samples[grouping.assign(samples) == group]
+
+
+def _caption(request: FigureRequest, table: Table, grouping: Grouping, split: str, tested: str) -> str:
     labels = [metric(name).label for name in METRICS]
     return (
         f"Scores {grouping.caption}, {split_label(split)} (study “{request.plan.study}”, rows of table {table.name}). "
-        f"{aggregation(table)} N is the number of samples; {', '.join(labels)} in {metric(METRICS[0]).unit}."
+        f"{group_aggregation(table, tested)} N is the number of samples; {', '.join(labels)} in "
+        f"{metric(METRICS[0]).unit}."
     )

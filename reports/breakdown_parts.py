@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.records import Table
+from reports.captions import aggregation
 from reports.table_model import Cell, TableModel
 
 PREFIX = "breakdown"
@@ -32,15 +33,9 @@ def counted_cells(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     return tuple(replace(c, count=f"n={c.n}/{c.expected_n}") if 0 < c.n < c.expected_n else c for c in cells)
 
 
-def aggregation(table: Table) -> str:
-    """How captions say what a cell is."""
-    replicates = max(len(row.trial_ids) for row in table.rows)
-    if replicates < 2:
-        return "One replicate: no spread is known, and nothing is set in bold."
-    return (
-        f"Mean ± std over n = {replicates} replicates; of the variants with at least two, the best of a row is bold, "
-        "the second underlined."
-    )
+def group_aggregation(table: Table, tested: str) -> str:
+    """How captions say what a cell is; `tested` is what the tests rest on."""
+    return aggregation(max(len(row.trial_ids) for row in table.rows), of="row", tested=tested)
 
 
 def breakdown_csv(

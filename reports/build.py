@@ -79,7 +79,8 @@ def build_report(
     _check_names([table.name for table in plan.tables])
     files = {name: load_published(name, folder=published_dir) for name in _published_names(plan)}
     tables = tuple(
-        build_table(plan, t, frame, files[t.published] if t.published is not None else None) for t in plan.tables
+        build_table(plan, t, frame, files[t.published] if t.published is not None else None, sources=sources)
+        for t in plan.tables
     )
     breakdowns, notes = _breakdowns(plan, frame, sources)
     doubts = published_notes(plan, files) + (computed_notes(FigureRequest(plan, frame, sources)) if sources else [])

@@ -70,7 +70,7 @@ def as_sentence(text: str) -> str:
     return f"{line[:1].upper()}{line[1:]}."
 
 
-def write_caption(plan: Plan, table: Table, *, delta: str | None, quotes: bool) -> str:
+def write_caption(plan: Plan, table: Table, *, delta: str | None, quotes: bool, tested: str) -> str:
     """Caption of a table: what is shown, how it was aggregated, how to read it.
 
     Args:
@@ -78,9 +78,10 @@ def write_caption(plan: Plan, table: Table, *, delta: str | None, quotes: bool) 
         table: The table.
         delta: Head of the difference column and label of the reference, in words; None without that column.
         quotes: Whether published figures are shown.
+        tested: What the tests rest on, as `reports.comparison_notes.tested_on` says it.
     """
     replicates = max((len(row.trial_ids) for row in table.rows), default=0)
-    parts = [_opening(plan, table), _aggregation(replicates), *_meanings(plan, table)]
+    parts = [_opening(plan, table), aggregation(replicates, of="column", tested=tested), *_meanings(plan, table)]
     if delta:
         parts.append(delta)
     if table.costs:
@@ -103,12 +104,20 @@ def _opening(plan: Plan, table: Table) -> str:
     return f"{table.kind.capitalize()}{of}{on}, {splits} (study “{plan.study}”)."
 
 
-def _aggregation(replicates: int) -> str:
+def aggregation(replicates: int, *, of: str, tested: str) -> str:
+    """How the figures were obtained and what is set in bold: the replicates, the test, its correction.
+
+    Args:
+        replicates: The most that a row has.
+        of: What is compared, `column` or `row`.
+        tested: What the tests rest on.
+    """
     if replicates < 2:
-        return "One replicate: no spread is known, and nothing is set in bold."
+        return "One replicate: no spread is known, nothing is tested, and nothing is set in bold."
     return (
-        f"Mean ± std over n = {replicates} replicates; of our rows with at least two, "
-        "the best of a column is bold, the second underlined."
+        f"Mean ± std over n = {replicates} replicates. Bold marks all that cannot be told from the best of a {of}, and "
+        f"only where something else can (paired t tests over {tested}; pooled spread; Holm's correction over all "
+        f"pairs of a {of}; 5 %)."
     )
 
 

@@ -1,4 +1,4 @@
-"""Cells: what the trials of a row, or a publication, say of a metric on a split, and which of ours are best."""
+"""Cells: what the trials of a row, or a publication, say of a metric on a split, and what tests say of ours."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from harness.metrics import Metric, metric
 from harness.records import CONTROL_SUFFIX, Row, TrialState
+from reports.comparisons import Judged, standing
 from reports.evidence import Evidence
+from reports.intervals import MIN_REPLICATES, interval
+from reports.row_scores import RowScore, RowScores
 from reports.stats import Summary, paired_differences, summarize
-from reports.table_model import Cell, CellState, Emphasis
+from reports.table_model import TEST_MARKS, Cell, CellState, Emphasis, Flag
 
 MINUS = "\u2212"
-
-MIN_RANKED = 2
-"""Replicates a cell needs to be called best or second, and cells a column needs to be ranked."""
 
 
 def show_value(value: float, shown: Metric, *, signed: bool = False) -> str:
@@ -33,7 +33,9 @@ def score_cell(row: Row, evidence: Mapping[str, Evidence], *, split: str, metric
         known = [evidence[t] for t in row.trial_ids if t in evidence]
         failed = bool(known) and len(known) == len(row.trial_ids) and all(e.state is TrialState.FAILED for e in known)
         state = CellState.FAILED if failed else CellState.MISSING
-        return replace(cell, state=state, run_ids=tuple(e.run_id for e in known))
+        faults = {e.fault for e in known}
+        fault = faults.pop() if failed and len(faults) == 1 else ""
+        return replace(cell, state=state, run_ids=tuple(e.run_id for e in known), fault=fault)
     return _filled(cell, summary, run_ids=tuple(evidence[t].run_id for t in scored))
 
 
@@ -68,21 +70,52 @@ def published_cell(
     return replace(cell, figure=show_value(value, shown, signed=is_delta))
 
 
-def rank_cells(cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """The cells of a column with best and second marked; figures that look equal share their standing.
+def rank_cells(cells: Sequence[Cell], scores: Sequence[RowScore | None]) -> tuple[Cell, ...]:
+    """The cells of a column with their intervals; those that cannot be told from the best in bold, where others can.
 
     A column of a control split is not ranked: a high score for the wrong sentence is no merit.
     """
-    if any(c.split.endswith(CONTROL_SUFFIX) for c in cells):
-        return tuple(cells)
-    ranked = [c for c in cells if c.value is not None and c.n >= MIN_RANKED and not c.is_delta]
-    if len(ranked) < MIN_RANKED:
-        return tuple(cells)
-    shown = metric(ranked[0].metric)
-    keys = {id(c): round((c.value or 0.0) * shown.scale, shown.decimals) for c in ranked}
-    places = sorted(set(keys.values()), reverse=shown.higher_is_better)
-    standing = dict(zip(places, (Emphasis.BEST, Emphasis.SECOND), strict=False))
-    return tuple(replace(c, emphasis=standing.get(keys.get(id(c), float("nan")), Emphasis.NONE)) for c in cells)
+    known = [_with_interval(cell, score) for cell, score in zip(cells, scores, strict=True)]
+    if not known or known[0].split.endswith(CONTROL_SUFFIX):
+        return tuple(known)
+    found = standing(scores, higher_is_better=metric(known[0].metric).higher_is_better)
+    flags = (Flag.ALL_ALIKE,) if found.alike else ()
+    return tuple(
+        replace(c, flags=(*c.flags, *flags), emphasis=Emphasis.BEST if i in found.best else Emphasis.NONE)
+        for i, c in enumerate(known)
+    )
+
+
+def ranked_scores(
+    rows: Sequence[Row],
+    evidence: Mapping[str, Evidence],
+    *,
+    split: str,
+    metric_name: str,
+    scores: RowScores | None = None,
+) -> tuple[Cell, ...]:
+    """A metric of several rows, compared; by replicates alone without `scores`."""
+    scores = scores or RowScores(evidence)
+    cells = [score_cell(row, evidence, split=split, metric_name=metric_name) for row in rows]
+    return rank_cells(cells, [scores.of(row, split=split, metric_name=metric_name) for row in rows])
+
+
+def judged_cell(cell: Cell, judged: Judged | None) -> Cell:
+    """A difference with what the tests say of it."""
+    if judged is None or judged.p is None:
+        return cell
+    flag = Flag.DIFFERS if judged.differs else Flag.NOT_SIGNIFICANT
+    alone = () if judged.comparison.on_samples else (Flag.REPLICATES_ONLY,)
+    return replace(
+        cell, interval=judged.comparison.interval, p=judged.p, flags=(flag, *alone), marks=(TEST_MARKS[flag],)
+    )
+
+
+def _with_interval(cell: Cell, score: RowScore | None) -> Cell:
+    if score is None or len(score.replicates) < MIN_REPLICATES:
+        return cell
+    flags = (Flag.REPLICATES_ONLY,) if score.found.draws is None else ()
+    return replace(cell, interval=interval(score.found), flags=flags)
 
 
 def hoist_count(cells: Sequence[Cell]) -> tuple[tuple[Cell, ...], str]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from harness.metrics import metric
 from harness.records import Table
 from reports.artifacts import FigureRequest, NotDrawn
-from reports.breakdown_parts import Breakdown, aggregation, breakdown_csv, breakdown_name, counted_cells
+from reports.breakdown_parts import Breakdown, breakdown_csv, breakdown_name, counted_cells, group_aggregation
 from reports.captions import as_sentence, metric_head, split_label
-from reports.cells import rank_cells, score_cell
+from reports.cells import ranked_scores
 from reports.class_scores import IOU, averaging_notes, class_slugs
+from reports.comparison_notes import tested_on
 from reports.table_model import Block, Column, Footnote, TableModel, TableRow
 
 CLASS = "class"
@@ -31,7 +32,7 @@ def build_class_breakdown(request: FigureRequest, table: Table, *, split: str) -
     if not slugs:
         raise NotDrawn("no complete run has recorded scores of single classes")
     cells = {
-        (name, group): rank_cells([score_cell(row, evidence, split=split, metric_name=name) for row in table.rows])
+        (name, group): ranked_scores(table.rows, evidence, split=split, metric_name=name)
         for name, group in [*((f"{IOU}{slug}", slug) for slug in slugs), (MEAN, "mean")]
     }
     rows = [TableRow(slug.replace("_", " "), counted_cells(cells[f"{IOU}{slug}", slug])) for slug in slugs]
@@ -39,7 +40,7 @@ def build_class_breakdown(request: FigureRequest, table: Table, *, split: str) -
     notes = averaging_notes(evidence, [split], [MEAN])
     model = TableModel(
         name=breakdown_name(CLASS, table, split),
-        caption=_caption(request, table, split),
+        caption=_caption(request, table, split, tested_on([c for of in cells.values() for c in of])),
         stub="Class",
         switch_heads=(),
         columns=tuple(Column(row.label) for row in table.rows),
@@ -50,9 +51,9 @@ def build_class_breakdown(request: FigureRequest, table: Table, *, split: str) -
     return Breakdown(model, breakdown_csv(table, CLASS, sizes, cells))
 
 
-def _caption(request: FigureRequest, table: Table, split: str) -> str:
+def _caption(request: FigureRequest, table: Table, split: str, tested: str) -> str:
     text = (
         f"IoU by class, {split_label(split)} (study “{request.plan.study}”, rows of table {table.name}). "
-        f"{aggregation(table)} In {metric(MEAN).unit}."
+        f"{group_aggregation(table, tested)} In {metric(MEAN).unit}."
     )
     return f"{text} {as_sentence(request.plan.data_note)}" if request.plan.data_note else text

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 
-from reports.table_model import CellState, TableModel
+from reports.table_model import CellState, Emphasis, TableModel
 
 COLUMNS = (
-    "table", "row", "split", "metric", "mean", "std", "n", "expected_n", "state", "published", "source", "trial_ids",
-    "run_ids",
+    "table", "row", "split", "metric", "mean", "std", "low", "high", "n", "expected_n", "p", "best", "state",
+    "published", "verdict", "source", "trial_ids", "run_ids",
 )  # fmt: skip
 
 DELTA = "delta_"
@@ -17,7 +17,10 @@ DELTA = "delta_"
 
 
 def render_csv(table: TableModel) -> str:
-    """The figures of a table in reading order; an empty mean is a score that does not exist."""
+    """The figures of a table in reading order; an empty mean is a score that does not exist.
+
+    `low` and `high` bound the 95 % interval; `p` is of a difference to the reference, corrected for those of the table.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -26,11 +29,17 @@ def render_csv(table: TableModel) -> str:
         if cell.state in (CellState.NOT_REPORTED, CellState.REFERENCE) or (row.is_published and cell.value is None):
             continue
         metric = f"{DELTA if cell.is_delta else ''}{cell.metric}"
-        numbers = ["" if v is None else f"{v:.10g}" for v in (cell.value, cell.std)]
+        numbers = [_number(v) for v in (cell.value, cell.std, *(cell.interval or (None, None)))]
+        tests = [_number(cell.p), "true" if cell.emphasis is Emphasis.BEST else ""]
         counts = ["", ""] if row.is_published else [str(cell.n), str(cell.expected_n)]
         ids = [" ".join(cell.trial_ids), " ".join(cell.run_ids)]
         published = "true" if row.is_published else "false"
         place = (table.name, row.label, cell.split, metric)
-        lines[*place, *numbers, *counts, cell.state, published, cell.source, *ids] = None
+        state = cell.failure if cell.state is CellState.FAILED else cell.state
+        lines[*place, *numbers, *counts, *tests, state, published, cell.verdict, cell.source, *ids] = None
     writer.writerows(lines)  # costs once, though a table of panels shows them in each
     return text.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.10g}"

@@ -14,6 +14,8 @@ from harness.records import TrialState
 
 COLUMNS = ("trial_id", "replicate", "state", "run_id", "started", "split", "metric", "value", "note")
 """What this package reads of the results frame."""
+FAULT = "fault"
+"""Column with the kind of failure; a frame may lack it."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Evidence:
     """Why it failed, one line; empty when nothing was recorded."""
     scores: Mapping[tuple[str, str], float]
     """(split, metric) -> fraction in 0..1; empty unless COMPLETE."""
+    fault: str = ""
+    """What kind of failure it was; empty when none was recorded."""
 
 
 def collect_evidence(frame: pd.DataFrame, trial_ids: Collection[str]) -> dict[str, Evidence]:
@@ -56,7 +60,9 @@ def collect_evidence(frame: pd.DataFrame, trial_ids: Collection[str]) -> dict[st
     scores: dict[str, dict[tuple[str, str], float]] = {}
     for run_id, split, metric, value in scored[["run_id", "split", "metric", "value"]].itertuples(index=False):
         scores.setdefault(str(run_id), {})[str(split), str(metric)] = float(value)
-    columns = ["trial_id", "run_id", "state", "replicate", "note"]
+    if FAULT not in chosen:
+        chosen = chosen.assign(**{FAULT: None})
+    columns = ["trial_id", "run_id", "state", "replicate", "note", FAULT]
     return {
         str(trial_id): Evidence(
             trial_id=str(trial_id),
@@ -65,6 +71,7 @@ def collect_evidence(frame: pd.DataFrame, trial_ids: Collection[str]) -> dict[st
             replicate=int(replicate),
             note=note if isinstance(note, str) else "",
             scores=scores.get(str(run_id), {}),
+            fault=fault if isinstance(fault, str) else "",
         )
-        for trial_id, run_id, state, replicate, note in chosen[columns].itertuples(index=False)
+        for trial_id, run_id, state, replicate, note, fault in chosen[columns].itertuples(index=False)
     }

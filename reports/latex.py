@@ -30,13 +30,12 @@ NOT_IN_A_COMMENT = re.compile(r"[^\w.,:;()'+/ -]", re.ASCII)
 
 
 WORDS = {
-    CellState.FAILED: r"{\scriptsize failed}",
     CellState.MISSING: "--",
     CellState.REFERENCE: r"{\scriptsize ref.}",
     CellState.NOT_REPORTED: "",
     CellState.NOT_RECORDED: "---",
 }
-"""What stands where there is no figure."""
+"""What stands where there is no figure and nothing failed."""
 
 
 class Group(NamedTuple):
@@ -77,8 +76,9 @@ def cell_source(cell: Cell) -> Latex:
     if cell.split == costs.SPLIT:  # nothing follows a cost
         return Latex(rf"\multicolumn{{2}}{{r}}{{{latex_escape(cell.figure) or WORDS[cell.state]}}}")
     if cell.value is None:
-        return Latex(rf"\multicolumn{{2}}{{c}}{{{WORDS[cell.state]}}}")
-    wrapper = {Emphasis.BEST: r"\textbf{%s}", Emphasis.SECOND: r"\underline{%s}"}.get(cell.emphasis, "%s")
+        absent = rf"{{\scriptsize {cell.failure}}}" if cell.state is CellState.FAILED else WORDS[cell.state]
+        return Latex(rf"\multicolumn{{2}}{{c}}{{{absent}}}")
+    wrapper = r"\textbf{%s}" if cell.emphasis is Emphasis.BEST else "%s"
     tail = [rf"{{\scriptsize\,$\pm$\,{latex_escape(cell.spread)}}}"] if cell.spread else []
     tail += [rf"{{\scriptsize\,({latex_escape(cell.count)})}}"] if cell.count else []
     return Latex(f"{wrapper % latex_escape(cell.figure)} & {''.join(tail)}{_marks_source(cell.marks)}".rstrip())

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Sequence
 from reports.table_model import Block, Cell, CellState, Emphasis, TableModel, TableRow
 
 WORDS = {
-    CellState.FAILED: "failed",
     CellState.MISSING: "--",
     CellState.REFERENCE: "ref.",
     CellState.NOT_REPORTED: "",
     CellState.NOT_RECORDED: "—",
 }
-"""What stands where there is no figure."""
+"""What stands where there is no figure and nothing failed."""
 
 SPECIAL = re.compile(r"[\\`*_{}\[\]|~$#]")
 HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -68,11 +67,16 @@ def _label(row: TableRow) -> str:
 
 def _cell(cell: Cell) -> str:
     if cell.value is None:
-        return WORDS[cell.state]
-    wrapper = {Emphasis.BEST: "**%s**", Emphasis.SECOND: "<ins>%s</ins>"}.get(cell.emphasis, "%s")
+        return absent_words(cell)
+    wrapper = "**%s**" if cell.emphasis is Emphasis.BEST else "%s"
     spread = f" ± {cell.spread}" if cell.spread else ""
     count = f" ({cell.count})" if cell.count else ""
     return f"{wrapper % cell.figure}{spread}{count}{_marks(cell.marks)}"
+
+
+def absent_words(cell: Cell) -> str:
+    """What stands in a cell without a figure."""
+    return cell.failure if cell.state is CellState.FAILED else WORDS[cell.state]
 
 
 def _switch(value: bool | str) -> str:
@@ -82,4 +86,4 @@ def _switch(value: bool | str) -> str:
 
 
 def _marks(marks: Sequence[str]) -> str:
-    return f"<sup>{','.join(marks)}</sup>" if marks else ""
+    return f"<sup>{','.join(map(escape_markdown, marks))}</sup>" if marks else ""

@@ -51,6 +51,8 @@ class Protocol(Strict):
     """In a few words, as it stands above the rows: whose split, which mean."""
     text: str
     """As a footnote says it."""
+    conditions: dict[str, Any] = {}
+    """Like those of the file; empty where it is not known how to do the same."""
 
 
 class PublishedRow(Strict):
@@ -69,6 +71,8 @@ class PublishedRow(Strict):
     """Source of every figure that `sources` does not list."""
     sources: dict[str, Name] = {}
     """Metric -> source, where it differs."""
+    comparable: bool = True
+    """Whether it was obtained as the other rows of its protocol, as far as it is known."""
     protocol: str = ""
     """How the figures were obtained, as far as it is known; empty where `under` says all of it."""
     under: Name | None = None
@@ -93,6 +97,11 @@ class Published(Strict):
     doubts: dict[Name, str]
     """Why a figure may be wrong, as a footnote says it."""
     protocols: dict[Name, Protocol] = {}
+    conditions: dict[str, Any] = {}
+    """Axis path -> value that a trial of ours must have to be measured as these rows were.
+
+    Empty where that is not known, so that no verdict is given.
+    """
     rows: tuple[PublishedRow, ...]
 
     @model_validator(mode="after")
@@ -118,6 +127,12 @@ class Published(Strict):
                 raise ValueError(f"{where} must be given once")
             seen.add(key)
         return self
+
+    def is_comparable(self, row: PublishedRow, trial: Trial) -> bool:
+        """Whether a trial was measured as a row was: every condition is known and met."""
+        conditions = self.protocols[row.under].conditions if row.under is not None else self.conditions
+        met = all(axis_value(trial, path) == value for path, value in conditions.items())
+        return row.comparable and bool(conditions) and met
 
     def table(self, *names: str) -> tuple[PublishedRow, ...]:
         """Rows of the first of these tables that the file has.

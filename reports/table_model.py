@@ -33,7 +33,27 @@ class Emphasis(StrEnum):
 
     NONE = "none"
     BEST = "best"
-    SECOND = "second"
+    """It cannot be told from the best of its column, and others can."""
+
+
+class Flag(StrEnum):
+    """What a test, or its absence, says of a cell."""
+
+    REPLICATES_ONLY = "replicates only"
+    """No per-sample results took part in its interval and tests."""
+    ALL_ALIKE = "all alike"
+    """No row of its column can be told from the best."""
+    DIFFERS = "differs"
+    """The difference to the reference can be told from 0."""
+    NOT_SIGNIFICANT = "not significant"
+    """It cannot."""
+
+
+TEST_MARKS = {Flag.DIFFERS: "*", Flag.NOT_SIGNIFICANT: "n.s."}
+"""Marks behind a difference to the reference."""
+
+FAULTS = {"out of memory": "OOM", "diverged": "diverged", "timed out": "timed out"}
+"""Recorded fault -> what stands in a cell whose replicates all failed so; any other is `failed`."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,20 @@ class Cell:
     """MLflow runs: those of the figure, or of the failures where there is none."""
     source: str = ""
     """Source of a published figure."""
+    interval: tuple[float, float] | None = None
+    """95 % interval of the mean, stored unit; None for fewer than two replicates."""
+    p: float | None = None
+    """Of a difference to the reference: two-sided, corrected for the differences of the table."""
+    flags: tuple[Flag, ...] = ()
+    fault: str = ""
+    """How every replicate failed, where all failed alike: one of `FAULTS`."""
+    verdict: str = ""
+    """Of a published figure: what our replicates of the same method say of it."""
+
+    @property
+    def failure(self) -> str:
+        """The word for a cell whose replicates failed."""
+        return FAULTS.get(self.fault, "failed")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -11,13 +12,18 @@ import pandas as pd
 from harness.errors import HarnessError, nearest
 from harness.metrics import metric
 from harness.records import Plan, Row, Table, TrialState
+from reports.artifacts import FigureRequest, Sources
 from reports.captions import dagger_mark, join_words, letter_mark, metric_head, split_label, write_caption
-from reports.cells import delta_cell, hoist_count, published_cell, rank_cells, score_cell
+from reports.cells import delta_cell, hoist_count, judged_cell, published_cell, rank_cells, score_cell
 from reports.class_scores import averaging_notes
+from reports.comparison_notes import alike_notes, delta_notes, mark_footnotes, tested_on
+from reports.comparisons import Judged, judge, pool
 from reports.costs import cost_cells, cost_columns, quoted_costs
 from reports.evidence import Evidence, collect_evidence
 from reports.published import WHOLE_ROW, Published, PublishedRow, axis_value
+from reports.row_scores import RowScores, difference
 from reports.table_model import Block, Cell, CellState, Column, Footnote, TableModel, TableRow
+from reports.verdicts import Judge
 
 STUBS = {"comparison": "Method", "ablation": "Variant"}
 """Kind of table -> head of its column of labels."""
@@ -27,6 +33,9 @@ MAX_SCORE_COLUMNS = 8
 
 MAX_SWITCHES = 5
 """A table that varies more axes than this has no room to show each of them."""
+
+FAILED = {"out of memory": "ran out of memory", "diverged": "diverged", "timed out": "timed out"}
+"""Recorded fault -> what a footnote says that replicates did; of any other that they failed."""
 
 MAX_CAUSE = 160
 """Characters of a failure's cause that a footnote quotes."""
@@ -48,10 +57,10 @@ class Notes:
         """Mark of a doubt about a figure: a dagger."""
         return self.doubts.setdefault(text, dagger_mark(len(self.doubts)))
 
-    def footnotes(self) -> tuple[Footnote, ...]:
-        """All of them, remarks first."""
-        marked = [*self.remarks.items(), *self.doubts.items()]
-        return (*(Footnote(mark, text) for text, mark in marked), *(Footnote("", text) for text in self.general))
+    def footnotes(self, tests: Sequence[Footnote]) -> tuple[Footnote, ...]:
+        """All of them: remarks, doubts, what marks of tests mean, and what concerns the whole table."""
+        marked = [Footnote(mark, text) for text, mark in (*self.remarks.items(), *self.doubts.items())]
+        return (*marked, *tests, *(Footnote("", text) for text in self.general))
 
 
 @dataclass(frozen=True)
@@ -65,10 +74,24 @@ class Request:
     """What differences are taken to; None for no column of differences."""
     delta_metric: str
     published: Published | None
+    scores: RowScores
+    judged: Mapping[tuple[str, str], Judged]
+    """(variant, split) -> its difference to the reference."""
     notes: Notes = field(default_factory=Notes)
 
+    def verdicts(self, published: Published) -> Judge:
+        """Who compares published figures with ours."""
+        return Judge(self.plan, self.table.rows, self.scores, published)
 
-def build_table(plan: Plan, table: Table, frame: pd.DataFrame, published: Published | None = None) -> TableModel:
+
+def build_table(
+    plan: Plan,
+    table: Table,
+    frame: pd.DataFrame,
+    published: Published | None = None,
+    *,
+    sources: Sources | None = None,
+) -> TableModel:
     """Fill a table of the plan.
 
     Args:
@@ -76,6 +99,7 @@ def build_table(plan: Plan, table: Table, frame: pd.DataFrame, published: Publis
         table: One of its tables.
         frame: Results frame; trials of other studies in it are ignored unless the plan shares them.
         published: Published numbers to show beside ours.
+        sources: Where per-sample results are, for intervals and tests; without them replicates alone decide.
 
     Raises:
         HarnessError: A kind of table that does not exist, or no published table of that name.
@@ -83,10 +107,8 @@ def build_table(plan: Plan, table: Table, frame: pd.DataFrame, published: Publis
     """
     if table.kind not in STUBS:
         raise HarnessError(f"table {table.name!r}: unknown kind {table.kind!r}; {nearest(table.kind, STUBS)}")
-    reference = _reference(plan, table) if table.kind == "ablation" else None
-    trial_ids = {t for row in (*table.rows, *([reference] if reference else [])) for t in row.trial_ids}
-    delta_metric = plan.primary_metric if plan.primary_metric in table.metrics else table.metrics[-1]
-    request = Request(plan, table, collect_evidence(frame, trial_ids), reference, delta_metric, published)
+    request = _request(plan, table, published, frame, sources)
+    reference, delta_metric = request.reference, request.delta_metric
     panels = _panels(table)
     axes = _switch_axes(table)
     blocks = [block for splits in panels for block in _blocks(request, splits, axes, titled=len(panels) > 1)]
@@ -103,15 +125,51 @@ def build_table(plan: Plan, table: Table, frame: pd.DataFrame, published: Publis
     if reference:
         head = f"Δ {metric(delta_metric).label}"
         delta = f"{head} is the difference to the reference, “{reference.label}”, paired by replicate."
+    ours = [c for b in blocks for row in b.rows if not row.is_published for c in row.cells]
+    request.notes.general += [*alike_notes(ours), *_test_notes(request)]
     return TableModel(
         name=table.name,
-        caption=write_caption(plan, table, delta=delta, quotes=published is not None),
+        caption=write_caption(plan, table, delta=delta, quotes=published is not None, tested=tested_on(ours)),
         stub=STUBS[table.kind],
         switch_heads=tuple(path.rpartition(".")[2].replace("_", " ").capitalize() for path in axes),
         columns=(*_columns(request, panels[0], grouped=len(panels[0]) > 1), *(cost_columns() if table.costs else ())),
         blocks=tuple(blocks),
-        footnotes=request.notes.footnotes(),
+        footnotes=request.notes.footnotes(mark_footnotes(request.judged)),
     )
+
+
+def _test_notes(request: Request) -> list[str]:
+    """Verdicts on the published figures that are shown, and the tests of all differences."""
+    table, published, name = request.table, request.published, request.delta_metric
+    quoted = [r for r in published.table(table.name, table.group) if r.split in table.splits] if published else []
+    verdicts = request.verdicts(published).notes(quoted, name) if published else []
+    labels = {row.variant: row.label for row in table.rows}
+    return [*verdicts, *delta_notes(request.judged, labels, metric_name=name)]
+
+
+def _request(
+    plan: Plan, table: Table, published: Published | None, frame: pd.DataFrame, sources: Sources | None
+) -> Request:
+    reference = _reference(plan, table) if table.kind == "ablation" else None
+    trial_ids = {t for row in (*table.rows, *([reference] if reference else [])) for t in row.trial_ids}
+    evidence = collect_evidence(frame, trial_ids)
+    scores = RowScores(evidence, FigureRequest(plan, frame, sources) if sources else None)
+    delta_metric = plan.primary_metric if plan.primary_metric in table.metrics else table.metrics[-1]
+    judged = _judged(table, reference, scores, delta_metric) if reference else {}
+    return Request(plan, table, evidence, reference, delta_metric, published, scores, judged)
+
+
+def _judged(table: Table, reference: Row, scores: RowScores, metric_name: str) -> dict[tuple[str, str], Judged]:
+    """Every difference to the reference that the table shows, tested as one family."""
+    places = [(row, split) for split in table.splits for row in table.rows if row.trial_ids != reference.trial_ids]
+    of = partial(scores.of, metric_name=metric_name)
+    rows = {row.trial_ids: row for row in (*table.rows, reference)}.values()
+    pools = {split: pool([of(row, split=split) for row in rows]) for split in table.splits}
+    found = judge(
+        [(difference(of(row, split=split), of(reference, split=split)), pools[split]) for row, split in places]
+    )
+    pairs = zip(places, found, strict=True)
+    return {(row.variant, split): judged for (row, split), judged in pairs if judged is not None}
 
 
 def _reference(plan: Plan, table: Table) -> Row | None:
@@ -145,7 +203,7 @@ def _blocks(request: Request, splits: Sequence[str], axes: Sequence[str], *, tit
 
 def _our_rows(request: Request, splits: Sequence[str], axes: Sequence[str]) -> tuple[TableRow, ...]:
     grid = [_our_cells(request, row, splits) for row in request.table.rows]
-    ranked = [rank_cells(column) for column in zip(*grid, strict=True)]
+    ranked = [_tested(request, column) for column in zip(*grid, strict=True)]
     rows = []
     for row, cells in zip(request.table.rows, zip(*ranked, strict=True), strict=True):
         counted, count = hoist_count(cells)
@@ -154,6 +212,16 @@ def _our_rows(request: Request, splits: Sequence[str], axes: Sequence[str]) -> t
         marks = (*_note_marks(request, row), *_failure_marks(request, row))
         rows.append(TableRow(row.label, (*counted, *costs), switches, count, marks))
     return tuple(rows)
+
+
+def _tested(request: Request, column: Sequence[Cell]) -> tuple[Cell, ...]:
+    """A column with intervals and tests."""
+    of, rows = column[0], request.table.rows
+    if of.is_delta:
+        return tuple(
+            judged_cell(c, request.judged.get((r.variant, of.split))) for r, c in zip(rows, column, strict=True)
+        )
+    return rank_cells(column, [request.scores.of(row, split=of.split, metric_name=of.metric) for row in rows])
 
 
 def _note_marks(request: Request, row: Row) -> tuple[str, ...]:
@@ -175,14 +243,15 @@ def _our_cells(request: Request, row: Row, splits: Sequence[str]) -> list[Cell]:
 
 
 def _failure_marks(request: Request, row: Row) -> tuple[str, ...]:
-    causes: dict[str, list[str]] = {}
+    causes: dict[tuple[str, str], list[str]] = {}
     for trial_id in row.trial_ids:
         found = request.evidence.get(trial_id)
         if found and found.state is TrialState.FAILED:
-            causes.setdefault(_one_line(found.note) or "no cause recorded", []).append(str(found.replicate))
+            cause = (FAILED.get(found.fault, "failed"), _one_line(found.note) or "no cause recorded")
+            causes.setdefault(cause, []).append(str(found.replicate))
     return tuple(
-        request.notes.remark(f"Replicate{'s' * (len(which) > 1)} {join_words(which)} failed: {cause}")
-        for cause, which in causes.items()
+        request.notes.remark(f"Replicate{'s' * (len(which) > 1)} {join_words(which)} {what}: {cause}")
+        for (what, cause), which in causes.items()
     )
 
 
@@ -246,7 +315,9 @@ def _quoted_cells(request: Request, published: Published, row: PublishedRow | No
         if name in row.doubts:
             marks.append(request.notes.doubt(_doubtful(published, row.doubts[name])))
         under = f" ({published.protocols[row.under].heading})" if row.under else ""
-        cells.append(published_cell(split, name, row.scores[name], source=source + under, marks=tuple(marks)))
+        cell = published_cell(split, name, row.scores[name], source=source + under, marks=tuple(marks))
+        found = request.verdicts(published).of(row, name)
+        cells.append(replace(cell, verdict=found.verdict if found else ""))
     return cells
 
 

@@ -6,17 +6,17 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from reports.markdown import WORDS
-from reports.table_model import Cell, Emphasis, TableModel, TableRow
+from reports.markdown import absent_words
+from reports.table_model import TEST_MARKS, Cell, Emphasis, TableModel, TableRow
 
-STYLES = {Emphasis.BEST: "bold", Emphasis.SECOND: "underline", Emphasis.NONE: ""}
+STYLES = {Emphasis.BEST: "bold", Emphasis.NONE: ""}
 
 MIN_STUB = 24
 """Characters that the column of labels may take even where all labels are shorter."""
 
 
 def render_terminal(table: TableModel) -> Table:
-    """The table as a rich renderable: best bold, second underlined, published rows dim, `†` where a footnote is."""
+    """The table as a rich renderable: best in bold, published rows dim, `†` where a footnote is."""
     grid = Table(title=table.name, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     labels = [len(_label(row)) for block in table.blocks for row in block.rows]
     grid.add_column(table.stub, max_width=max([MIN_STUB, *labels]))  # a heading wraps and widens nothing
@@ -42,7 +42,9 @@ def _label(row: TableRow) -> str:
 
 def _cell(cell: Cell) -> Text:
     if cell.value is None:
-        return Text(WORDS[cell.state])
+        return Text(absent_words(cell))
     spread = f"±{cell.spread}" if cell.spread else ""
     count = f" ({cell.count})" if cell.count else ""
-    return Text.assemble((cell.figure, STYLES[cell.emphasis]), spread, count, "†" if cell.marks else "")
+    tests = [mark for mark in cell.marks if mark in TEST_MARKS.values()]
+    tail = "".join(f" {mark}" for mark in tests) + ("†" if len(cell.marks) > len(tests) else "")
+    return Text.assemble((cell.figure, STYLES[cell.emphasis]), spread, count, tail)

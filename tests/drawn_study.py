@@ -51,7 +51,7 @@ class CannedArtifacts:
     def samples(self, run_id: str, split: str) -> pd.DataFrame | None:  # noqa: ARG002
         """Per-sample results."""
         label, replicate = run_id.split("|")
-        if label in self._missing:
+        if label in self._missing or label not in SHIFTS:
             return None
         lines = []
         for i, key in enumerate(KEYS):

@@ -94,8 +94,7 @@ def test_variants_are_tuned_before_they_are_compared(harness: Command, tmp_path:
     before = harness("plan", study, "--storage", storage)
     assert "2 search trials to run first, for 1 variant still to be tuned" in before.out
     assert "to be tuned: 2 trials" in before.out
-    assert_says = "no variant has been tuned yet; run `harness run"
-    assert assert_says in harness("report", study, "--storage", storage).err
+    assert "no variant has been tuned yet; run `harness run" in harness("report", study, "--storage", storage).err
     done = harness("run", study, "--executor", "local", "--storage", storage)
     assert done.code == 0, done.err
     lines = done.out.splitlines()
@@ -153,6 +152,9 @@ def test_run_report_and_run_again(harness: Command, tmp_path: Path) -> None:
         "failed": 0,
         "left": 0,
     }
+    power = harness("power", study)
+    assert power.code == 0
+    assert "decoder: mIoU, validation, difference to “decoder = msrc” (points)" in power.out
     assert json.loads(harness("plan", study, "--json").out)["counts"]["missing"] == 0
 
 

@@ -217,7 +217,10 @@ def test_cells() -> None:
     assert cell_source(replace(cell, emphasis=Emphasis.BEST, marks=("†",), spread="", count="")) == (
         r"\textbf{$-$50.00} & \textsuperscript{\textdagger{}}"
     )
-    assert cell_source(replace(cell, emphasis=Emphasis.SECOND, spread="", count="")) == r"\underline{$-$50.00} &"
+    assert cell_source(replace(cell, emphasis=Emphasis.NONE, spread="", count="")) == "$-$50.00 &"
+    failed = Cell("val", "miou", CellState.FAILED, fault="out of memory")
+    assert cell_source(failed) == r"\multicolumn{2}{c}{{\scriptsize OOM}}"
+    assert cell_source(replace(failed, fault="error")) == r"\multicolumn{2}{c}{{\scriptsize failed}}"
     missing = {CellState.FAILED: "failed", CellState.MISSING: "--", CellState.REFERENCE: "ref."}
     for state, word in missing.items():
         assert word in cell_source(Cell("val", "miou", state))

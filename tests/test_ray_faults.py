@@ -183,7 +183,9 @@ def test_gpus_are_given_out_and_never_twice(executor: Any, tmp_path: Path) -> No
         ({"workers": 9}, "one trial needs 9 workers of 2 CPUs, the cluster has"),
     ],
 )
-def test_what_no_node_has_is_named_before_anything_starts(tmp_path: Path, resources: dict[str, Any], text: str) -> None:
+def test_what_no_node_has_is_named_before_anything_starts(
+    executor: Any, tmp_path: Path, resources: dict[str, Any], text: str
+) -> None:
     events = Events()
     with pytest.raises(HarnessError, match=text):
         run_all(executor, [behaving("fine"), behaving("large", **resources)], tmp_path, observer=events)

@@ -81,7 +81,7 @@ def test_winner_is_trained_as_ordinary_trials(tmp_path: Path, plan: Plan) -> Non
         tried = [search_.trial(v) for v in _tried(tmp_path / "runs", search_.variant)]
         assert score_of(trials[0]) == max(score_of(t) for t in tried) == pytest.approx(search_.outcome.score)
         assert row.changes.keys() <= {"model.decoder"}
-        assert row.tuning.startswith("Tuned on the validation split in 6 trials (6 complete; 0 minutes): train.lr = ")
+        assert row.tuning.startswith("Tuned on the validation split in 6 trials (6 complete; 0 min): train.lr = ")
     assert not set(executor.ran) & {t.id for t in after.trials}
     # trials of the comparison are known by their values: written out, they are the same
     values = after.searches[0].outcome.values
@@ -184,7 +184,7 @@ def test_search_of_failures_alone_says_so(tmp_path: Path, plan: Plan) -> None:
         return failing(trial, context) if trial.model["decoder"] == "arc" else formula(trial, context)
 
     message = (
-        "the search of 'decoder = arc' must end with a complete trial, it has 0 complete, 6 failed; 0 minutes; "
+        "the search of 'decoder = arc' must end with a complete trial, it has 0 complete, 6 failed; 0 min; "
         "the last failed with: diverged: harness.errors.DivergedError: the loss must stay finite, got nan; "
         "change its space, or raise its trials"
     )
@@ -366,6 +366,6 @@ def test_winner_that_equals_another_variant_is_trained_with_it(tmp_path: Path) -
     ]
     assert [r.tuning for r in after.tables[0].rows] == [
         "Not tuned (model.kernels = [1,3], train.lr = 0.002): as published.",
-        "Tuned on the validation split in 5 trials (5 complete; 0 minutes): train.lr = 0.002, model.kernels = [1,3]. "
+        "Tuned on the validation split in 5 trials (5 complete; 0 min): train.lr = 0.002, model.kernels = [1,3]. "
         "Budget: fewer are enough.",
     ]

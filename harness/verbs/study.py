@@ -1,4 +1,4 @@
-"""`harness plan`, `run` and `report`: a study before, while and after its trials run."""
+"""`harness plan` and `run`: a study before and while its trials run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from rich.console import Console
 
-from harness.errors import HarnessError, TrackingError
+from harness.errors import HarnessError
 from harness.verbs.options import (
     AsJson,
     OptunaStorage,
@@ -28,6 +28,7 @@ from harness.verbs.options import (
     store_uri,
     warn,
 )
+from harness.verbs.paper import make_report
 
 if TYPE_CHECKING:
     from harness.executor import Executor
@@ -118,7 +119,7 @@ def run(
     made: dict[str, Any] = {}
     try:
         if not interrupted:
-            made = _report(found, uri, folder / "reports" / found.study, spec, storage=folder, console=console)
+            made = make_report(found, uri, folder / "reports" / found.study, spec, storage=folder, console=console)
     finally:
         _list_unfinished(ended, len(found.trials))
     if as_json:
@@ -217,64 +218,3 @@ def _executor(name: str, address: str | None, wait_for_nodes: float) -> Callable
 
         return lambda folder: RayExecutor(address, wait_for_nodes=wait_for_nodes, code=freeze_code(folder).folder)
     raise HarnessError(f"--executor must be 'ray' or 'local', got {name!r}")
-
-
-@app.command()
-def report(
-    spec: Spec,
-    overrides: Overrides = None,
-    storage: Storage = None,
-    tracking_uri: TrackingUri = None,
-    optuna_storage: OptunaStorage = None,
-    output: Annotated[Path | None, typer.Option("--out", help="Default: reports/<study> in the storage.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Rebuild the study's tables from what MLflow has recorded."""
-    from harness.spec import load_study
-
-    study = load_study(spec, overrides or ())
-    folder = storage_path(storage)
-    found = planned(study, provisional=False, storage=folder, optuna=optuna_storage)[0].settled
-    if not found.trials:
-        raise HarnessError(f"no variant has been tuned yet; run `harness run {spec}` first, or give --storage")
-    if tracking_uri is None and not (folder / "mlflow.db").exists():
-        raise HarnessError(f"nothing has been recorded in {folder}; run `harness run {spec}` first, or give --storage")
-    target = output or folder / "reports" / found.study
-    made = _report(found, store_uri(tracking_uri, folder), target, spec, storage=folder, console=screen(as_json))
-    if as_json:
-        print_json(made)
-
-
-def _report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Path, console: Console) -> dict[str, Any]:
-    """Build every table and figure from MLflow, record them there, and say where they are, in words and for JSON."""
-    from harness.artifacts import MlflowArtifacts
-    from harness.panels import DatasetPanels
-    from harness.results import results_frame, runs_page
-    from harness.tracking import MlflowTracker
-    from reports.artifacts import Sources
-    from reports.build import build_report
-    from reports.terminal import render_terminal
-
-    frame = results_frame(uri, (t.id for t in found.trials))
-    sources = Sources(MlflowArtifacts(uri), DatasetPanels(found.trials[0], storage))
-    files = build_report(found, frame, folder, published_dir=spec.parent / "published", sources=sources)
-    for table in files.tables:
-        console.print(render_terminal(table))
-    say(f"tables     {folder}  (.tex .md .csv)", console)
-    pdf = files.pdf or "not built: pdflatex is not on PATH (Debian: apt-get install texlive-latex-extra)"
-    say(f"PDF        {pdf}", console)
-    if files.figures:
-        say(f"figures    {folder / 'figures'}  (.pdf .png .csv .tex)", console)
-    for note in files.notes:
-        warn(f"note: {note}")
-    start = "" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}  then  "
-    page = runs_page(uri, found.study)
-    say(f"MLflow UI  {start}{page}", console)
-    try:
-        MlflowTracker(uri, storage).log_report(found, files.paths, folder)
-    except TrackingError as error:
-        warn(f"note: the report is written but not in MLflow: {error}")
-    return {
-        **{"study": found.study, "folder": str(folder), "files": [str(path) for path in files.paths]},
-        **{"pdf": str(files.pdf) if files.pdf else None, "notes": list(files.notes), "mlflow": page},
-    }

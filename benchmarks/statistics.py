@@ -1,0 +1,154 @@
+"""Times all intervals and tests of 100 variants x 5 replicates x 3,481 samples, and measures which intervals hold.
+
+Run `python -m benchmarks.statistics`. Data are generated. The time includes resampling, the interval of every score,
+and every pairwise comparison with its correction, for the seven metrics of referring segmentation. The second part
+draws studies whose truth is known and counts how often intervals hold it: this is why tables print the t interval. The
+third counts wrong claims and found differences in columns of a table, with and without a pooled spread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy import stats
+
+from reports.comparisons import judge, pool, standing
+from reports.intervals import (
+    Interval,
+    Replicated,
+    bootstrap_interval,
+    interval,
+    replicate_influence,
+    replicated,
+    unit_influence,
+)
+from reports.row_scores import RowScore, difference
+from reports.sample_statistics import REFERRING
+from reports.significance import holm
+
+VARIANTS, REPLICATES, SAMPLES = 100, 5, 3481
+TARGET_S = 60.0
+STUDIES, COLUMNS = 1000, 4000
+
+
+def drawn_variant(rng: np.random.Generator, hard: np.ndarray, gain: float) -> np.ndarray:
+    """Components `(N, U, C)` of a variant: IoUs that depend on sample, replicate and variant."""
+    logits = hard + gain + rng.normal(0, 0.03, (REPLICATES, 1)) + rng.normal(0, 0.7, (REPLICATES, SAMPLES))
+    union = np.round(np.exp(9 + hard))[None].repeat(REPLICATES, axis=0)
+    intersection = np.round(union / (1 + np.exp(-logits)))
+    iou = intersection / union
+    hits = [iou >= threshold for threshold in (0.5, 0.6, 0.7, 0.8, 0.9)]
+    return np.stack([np.ones_like(union), intersection, union, iou, *hits], axis=-1)
+
+
+def time_statistics() -> float:
+    """Seconds for all intervals and tests."""
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0.6, 1.0, SAMPLES)
+    data = [drawn_variant(rng, hard, 0.2 * (i % 10)) for i in range(VARIANTS)]
+    start, cpu = time.perf_counter(), time.process_time()
+    told = 0
+    for score in REFERRING.values():
+        found = [RowScore(tuple(range(REPLICATES)), replicated(part, score), "all") for part in data]
+        held = [interval(row.found) for row in found]
+        best = standing(found, higher_is_better=True).best
+        pooled = pool(found)
+        judged = judge([(difference(row, found[0]), pooled) for row in found[1:]])
+        told += sum(j is not None and j.differs for j in judged)
+        assert all(h is not None for h in held)
+        assert best
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    pairs = VARIANTS * (VARIANTS - 1) // 2
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{VARIANTS} variants x {REPLICATES} replicates x {SAMPLES} samples, {len(REFERRING)} metrics:")
+    print(
+        f"  {len(REFERRING) * VARIANTS} intervals, {len(REFERRING) * pairs} pairs, {told} told from the first variant"
+    )
+    print(f"  {seconds:.1f} s, {cpu:.1f} s of CPU (target {TARGET_S:.0f} s), at most {memory:.2f} GiB, data included")
+    return seconds
+
+
+def coverage(replicates: int, *, between: float, shared: float) -> dict[str, float]:
+    """Share of 95 % intervals that hold the truth, by method, for differences with such standard deviations."""
+    rng = np.random.default_rng(1)
+    hits: dict[str, list[bool]] = {}
+    for _ in range(STUDIES):
+        units = 100
+        noise = rng.normal(0, shared, (replicates, units))
+        values = rng.normal(0, between, (replicates, 1)) + rng.normal(0, shared, (1, units)) + noise
+        parts = np.stack([values, np.ones_like(values)], axis=-1)
+        found = replicated(parts, mean_of_samples, draws=400)
+        for name, held in _intervals(found, parts):
+            hits.setdefault(name, []).append(held is not None and held.low <= 0 <= held.high)
+    return {name: float(np.mean(h)) for name, h in hits.items()}
+
+
+def mean_of_samples(sums: np.ndarray) -> np.ndarray:
+    """Mean of a component over samples."""
+    mean: np.ndarray = sums[..., 0] / sums[..., 1]
+    return mean
+
+
+def _intervals(found: Replicated, parts: np.ndarray) -> Iterator[tuple[str, Interval | None]]:
+    influences = [replicate_influence(found), unit_influence(parts, mean_of_samples)]
+    yield "t, replicates and samples", interval(found)
+    yield "t, replicates alone", interval(Replicated(found.values))
+    yield "percentile", bootstrap_interval(found, method="percentile")
+    yield "BCa", bootstrap_interval(found, method="bca", influences=influences)
+
+
+def claims(spreads: Sequence[float], replicates: int, *, loss: float = 0.0) -> dict[str, tuple[float, float]]:
+    """Share of generated columns with a wrong claim, and of rows that are worse by `loss` found so, by variance used.
+
+    Rows vary by `spreads` between replicates, all but the first are worse; nothing else varies.
+    """
+    rng = np.random.default_rng(0)
+    rows = len(spreads)
+    means = np.array([0.0, *[-loss] * (rows - 1)])
+    scores = means[:, None] + rng.normal(size=(COLUMNS, rows, replicates)) * np.array(spreads)[:, None]
+    pairs = np.array(list(itertools.combinations(range(rows), 2)))
+    differences = scores[:, pairs[:, 0]] - scores[:, pairs[:, 1]]
+    own = differences.var(axis=2, ddof=1)
+    pooled = np.maximum(own, own.mean(axis=1, keepdims=True))
+    found = {}
+    for name, variance, df in (("own", own, replicates - 1), ("pooled", pooled, (rows - 1) * (replicates - 1))):
+        t = np.abs(differences.mean(axis=2)) / np.sqrt(variance / replicates)
+        told = np.array([holm(p) for p in 2 * stats.t.sf(t, df)]) < 0.05
+        equal = means[pairs[:, 0]] == means[pairs[:, 1]]
+        found[name] = (float(told[:, equal].any(axis=1).mean()), float(told[:, pairs[:, 0] == 0].mean()))
+    return found
+
+
+def print_claims() -> None:
+    """What pooling the spread costs and gains."""
+    print(f"wrong claims and power in {COLUMNS} generated columns, own variance and the larger of own and pooled:")
+    for rows, replicates in ((3, 3), (5, 2), (5, 3), (5, 5), (10, 3), (10, 5)):
+        equal, worse = claims([1.0] * rows, replicates), claims([1.0] * rows, replicates, loss=5.0)
+        wild = claims([10.0, *[1.0] * (rows - 1)], replicates)["pooled"][0]
+        half = claims([*[3.0] * (rows // 2), *[1.0] * (rows - rows // 2)], replicates)["pooled"][0]
+        said = [f"{name} {100 * equal[name][0]:.1f} %, {100 * worse[name][1]:.0f} %" for name in equal]
+        print(
+            f"  {rows} rows, n = {replicates}: {'; '.join(said)}; wrong with one row x 10: {100 * wild:.1f} %, ", end=""
+        )
+        print(f"half of the rows x 3: {100 * half:.1f} %")
+
+
+def main() -> None:
+    """Print time, coverage and claims."""
+    seconds = time_statistics()
+    print(f"target {'reached' if seconds < TARGET_S else 'MISSED'}")
+    print(f"coverage of 95 % intervals in {STUDIES} generated studies of 100 samples:")
+    for what, between, shared in (("replicates", 1.0, 0.1), ("both", 0.1, 1.0), ("samples", 0.0, 1.0)):
+        for replicates in (2, 3, 5, 10):
+            found = coverage(replicates, between=between, shared=shared)
+            line = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.items())
+            print(f"  noise of {what}, n = {replicates}: {line}")
+    print_claims()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""`harness report` and `power`: what a study's record says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from harness.errors import HarnessError, TrackingError
+from harness.verbs.options import (
+    AsJson,
+    OptunaStorage,
+    Overrides,
+    Spec,
+    Storage,
+    TrackingUri,
+    planned,
+    print_json,
+    say,
+    screen,
+    storage_path,
+    store_uri,
+    warn,
+)
+
+if TYPE_CHECKING:
+    from harness.records import Plan
+    from harness.spec import StudySpec
+
+app = typer.Typer()
+
+
+def recorded_storage(spec: Path, storage: Path | None, tracking_uri: str | None) -> Path:
+    """The storage folder of a study that has been run.
+
+    Raises:
+        HarnessError: Nothing has been recorded there.
+    """
+    folder = storage_path(storage)
+    if tracking_uri is None and not (folder / "mlflow.db").exists():
+        raise HarnessError(f"nothing has been recorded in {folder}; run `harness run {spec}` first, or give --storage")
+    return folder
+
+
+def _settled(study: StudySpec, spec: Path, folder: Path, optuna: str | None) -> Plan:
+    """The plan without rows that are still to be tuned.
+
+    Raises:
+        HarnessError: None is left.
+    """
+    found = planned(study, provisional=False, storage=folder, optuna=optuna)[0].settled
+    if not found.trials:
+        raise HarnessError(f"no variant has been tuned yet; run `harness run {spec}` first, or give --storage")
+    return found
+
+
+@app.command()
+def report(
+    spec: Spec,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    optuna_storage: OptunaStorage = None,
+    output: Annotated[Path | None, typer.Option("--out", help="Default: reports/<study> in the storage.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild the study's tables from what MLflow has recorded."""
+    from harness.spec import load_study
+
+    study = load_study(spec, overrides or ())
+    folder = recorded_storage(spec, storage, tracking_uri)
+    found = _settled(study, spec, folder, optuna_storage)
+    target = output or folder / "reports" / found.study
+    made = make_report(found, store_uri(tracking_uri, folder), target, spec, storage=folder, console=screen(as_json))
+    if as_json:
+        print_json(made)
+
+
+@app.command()
+def power(
+    spec: Spec,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    optuna_storage: OptunaStorage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print per row the difference seen, the smallest that so many replicates resolve, and how many it would take."""
+    from harness.artifacts import MlflowArtifacts
+    from harness.panels import DatasetPanels
+    from harness.results import results_frame
+    from harness.spec import load_study
+    from reports.artifacts import FigureRequest, Sources
+    from reports.power_view import explain_resolution, render_resolution, resolutions
+
+    study = load_study(spec, overrides or ())
+    folder = recorded_storage(spec, storage, tracking_uri)
+    found = _settled(study, spec, folder, optuna_storage)
+    uri, console = store_uri(tracking_uri, folder), screen(as_json)
+    sources = Sources(MlflowArtifacts(uri), DatasetPanels(found.trials[0], folder))
+    frame = results_frame(uri, (t.id for t in found.trials))
+    tables = resolutions(FigureRequest(found, frame, sources))
+    for table in tables:
+        console.print(render_resolution(table))
+        say(explain_resolution(table), console)
+    if not tables:
+        warn("note: no table has a score yet")
+    if as_json:
+        print_json([asdict(table) for table in tables])
+
+
+def make_report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Path, console: Console) -> dict[str, Any]:
+    """Build every table and figure from MLflow, record them there, and say where they are, in words and for JSON."""
+    from harness.artifacts import MlflowArtifacts
+    from harness.panels import DatasetPanels
+    from harness.results import results_frame, runs_page
+    from harness.tracking import MlflowTracker
+    from reports.artifacts import Sources
+    from reports.build import build_report
+    from reports.terminal import render_terminal
+
+    frame = results_frame(uri, (t.id for t in found.trials))
+    sources = Sources(MlflowArtifacts(uri), DatasetPanels(found.trials[0], storage))
+    files = build_report(found, frame, folder, published_dir=spec.parent / "published", sources=sources)
+    for table in files.tables:
+        console.print(render_terminal(table))
+    say(f"tables     {folder}  (.tex .md .csv)", console)
+    pdf = files.pdf or "not built: pdflatex is not on PATH (Debian: apt-get install texlive-latex-extra)"
+    say(f"PDF        {pdf}", console)
+    if files.figures:
+        say(f"figures    {folder / 'figures'}  (.pdf .png .csv .tex)", console)
+    for note in files.notes:
+        warn(f"note: {note}")
+    start = "" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}  then  "
+    page = runs_page(uri, found.study)
+    say(f"MLflow UI  {start}{page}", console)
+    try:
+        MlflowTracker(uri, storage).log_report(found, files.paths, folder)
+    except TrackingError as error:
+        warn(f"note: the report is written but not in MLflow: {error}")
+    return {
+        **{"study": found.study, "folder": str(folder), "files": [str(path) for path in files.paths]},
+        **{"pdf": str(files.pdf) if files.pdf else None, "notes": list(files.notes), "mlflow": page},
+    }

@@ -1,0 +1,97 @@
+"""Which rows of a column can be told from its best, and which differences from the reference.
+
+Two rows can be told apart if the paired test of `reports.significance` says so after Holm's correction. In a column all
+pairs are one family, because its best row is chosen by looking; differences to the reference are chosen beforehand, and
+those that a table shows are one family.
+
+Two or three replicates say little of how much a difference varies, and now and then agree by chance. The variance of a
+difference is therefore the larger of its own and the one pooled over all pairs of rows, with the degrees of freedom of
+the latter, those of rows x replicates without interaction. `docs/statistics.md` has what that costs and gains.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from reports.intervals import MIN_REPLICATES, Pooled, Replicated
+from reports.row_scores import RowScore, difference
+from reports.significance import ALPHA, Comparison, compare, holm, p_value
+
+
+class Standing(NamedTuple):
+    """What the rows of a column have to do with its best."""
+
+    best: frozenset[int]
+    """Positions of the rows that cannot be told from the best one; empty where no row can."""
+    alike: bool
+    """Whether rows were compared and none could be told from the best."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A difference to the reference and its corrected p."""
+
+    comparison: Comparison
+    p: float | None
+    """Corrected by Holm; None where it was not tested."""
+
+    @property
+    def differs(self) -> bool:
+        """Whether it can be told from 0."""
+        return self.p is not None and self.p < ALPHA
+
+
+def pool(scores: Sequence[RowScore | None]) -> Pooled | None:
+    """Variance of paired differences over all pairs of rows; None where no two rows share two replicates.
+
+    Of complete rows it is twice the residual mean square of rows x replicates.
+    """
+    known = [s for s in scores if s is not None and len(s.replicates) >= MIN_REPLICATES]
+    ranked = [RowScore(s.replicates, Replicated(s.found.values)) for s in known]
+    found = [difference(a, b) for a, b in itertools.combinations(ranked, 2)]
+    values = [d.values for d in found if d is not None and len(d.values) >= MIN_REPLICATES]
+    if not values:
+        return None
+    weights = [len(v) - 1 for v in values]
+    variance = float(np.average([v.var(ddof=1) for v in values], weights=weights))
+    replicates = {place for s in ranked for place in s.replicates}
+    df = sum(len(s.replicates) for s in ranked) - len(ranked) - len(replicates) + 1
+    return Pooled(variance, max(1.0, df))
+
+
+def standing(scores: Sequence[RowScore | None], *, higher_is_better: bool) -> Standing:
+    """Compare every two rows of a column that have at least two replicates each.
+
+    A row that shares fewer than two replicates with the best one was not compared with it and does not stand beside it.
+    """
+    ranked = {i: s for i, s in enumerate(scores) if s is not None and len(s.replicates) >= MIN_REPLICATES}
+    pooled = pool(scores)
+    tested = {}
+    for i, j in itertools.combinations(ranked, 2):
+        between = difference(ranked[i], ranked[j])
+        p = p_value(between, pooled) if between is not None else None
+        if p is not None:
+            tested[i, j] = p
+    if not tested:
+        return Standing(frozenset(), alike=False)
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    sign = 1 if higher_is_better else -1
+    best = max(ranked, key=lambda i: sign * ranked[i].found.mean)
+    pairs = {i: corrected.get((min(i, best), max(i, best))) for i in ranked if i != best}
+    alike = {i for i, p in pairs.items() if p is not None and p >= ALPHA}
+    if not any(p is not None and p < ALPHA for p in pairs.values()):
+        return Standing(frozenset(), alike=bool(alike))
+    return Standing(frozenset({best, *alike}), alike=False)
+
+
+def judge(differences: Sequence[tuple[Replicated | None, Pooled | None]]) -> list[Judged | None]:
+    """Test differences to the reference as one family, each with its column's pool; None where there is none."""
+    compared = [compare(d, pooled) if d is not None else None for d, pooled in differences]
+    tested = [i for i, c in enumerate(compared) if c is not None and c.p is not None]
+    corrected = dict(zip(tested, holm([c.p for c in compared if c is not None and c.p is not None]), strict=True))
+    return [Judged(c, corrected.get(i)) if c is not None else None for i, c in enumerate(compared)]

@@ -1,0 +1,136 @@
+"""Scores of a row by replicate, on resampled test samples too where every run has left per-sample results."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from harness.records import Row
+from reports.artifacts import FigureRequest, Run
+from reports.evidence import Evidence
+from reports.intervals import Floats, Replicated, Score, resample
+from reports.sample_statistics import Additive, additive
+from reports.sample_tables import counted_samples
+
+MIN_UNITS = 10
+"""Fewer samples, tiles or blocks say too little of all others to be drawn from."""
+
+AGREEMENT = 1e-6
+"""Largest difference between a recorded score and the same score from per-sample results that is only rounding."""
+
+
+@dataclass(frozen=True)
+class RowScore:
+    """A metric of a row on a split."""
+
+    replicates: tuple[int, ...]
+    """Positions in the row's trials of the replicates that have a score."""
+    found: Replicated
+    sample_set: str = ""
+    """Digest of the units' names; empty without per-sample results."""
+
+
+class _Resampled(NamedTuple):
+    """What resampling made of a row's runs on a split."""
+
+    measured: Floats
+    """Sums `(N, C)`."""
+    drawn: Floats
+    """Sums `(D, N, C)`."""
+    units: int
+    sample_set: str
+    scores: Mapping[str, Score]
+
+
+class RowScores:
+    """Scores of rows, each read and resampled once.
+
+    Args:
+        evidence: Trial id -> what is recorded of it.
+        request: Where per-sample results are; None to go by replicates alone.
+        within: Which of a run's counted samples the scores are of; all by default.
+    """
+
+    def __init__(
+        self,
+        evidence: Mapping[str, Evidence],
+        request: FigureRequest | None = None,
+        *,
+        within: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> None:
+        self._evidence = evidence
+        self._request = request
+        self._within = within
+        self._resampled: dict[tuple[tuple[str, ...], str], _Resampled | None] = {}
+
+    def of(self, row: Row, *, split: str, metric_name: str) -> RowScore | None:
+        """A metric of a row; None where no replicate has it.
+
+        Test samples take part where every scored replicate left the same ones, at least `MIN_UNITS` units of them, and
+        they give the recorded score.
+        """
+        recorded = {
+            place: value
+            for place, trial in enumerate(row.trial_ids)
+            if trial in self._evidence and (value := self._evidence[trial].scores.get((split, metric_name))) is not None
+        }
+        if not recorded:
+            return None
+        places, values = tuple(recorded), np.array(list(recorded.values()))
+        samples = self._samples(tuple(row.trial_ids[place] for place in places), split)
+        score = samples.scores.get(metric_name) if samples else None
+        if samples is None or score is None or np.abs(score(samples.measured) - values).max() > AGREEMENT:
+            return RowScore(places, Replicated(values))
+        return RowScore(places, Replicated(values, score(samples.drawn), samples.units), samples.sample_set)
+
+    def _samples(self, trial_ids: tuple[str, ...], split: str) -> _Resampled | None:
+        if (trial_ids, split) not in self._resampled:
+            self._resampled[trial_ids, split] = self._resample(trial_ids, split)
+        return self._resampled[trial_ids, split]
+
+    def _resample(self, trial_ids: tuple[str, ...], split: str) -> _Resampled | None:
+        parts: list[Additive] = []
+        for trial_id in trial_ids:
+            known = self._evidence[trial_id]
+            run = Run(trial_id, known.replicate, known.run_id)
+            table = counted_samples(self._request, run, split) if self._request else None
+            if table is not None and self._within is not None:
+                table = self._within(table)
+            protocol = self._request.plan.trial(trial_id).evaluate if self._request else {}
+            part = additive(table, protocol=protocol) if table is not None else None
+            if part is None or (parts and part.units != parts[0].units):
+                return None
+            parts.append(part)
+        components = np.stack([part.components for part in parts])
+        if components.shape[1] < MIN_UNITS:
+            return None
+        named = hashlib.sha256("\n".join(parts[0].units).encode()).hexdigest()
+        drawn = resample(components)
+        return _Resampled(components.sum(axis=1), drawn, components.shape[1], named, parts[0].scores)
+
+
+def difference(ours: RowScore | None, theirs: RowScore | None) -> Replicated | None:
+    """Ours less theirs on the replicates that both have; None where there is none.
+
+    Test samples take part where both sides were measured on the same ones.
+    """
+    if ours is None or theirs is None:
+        return None
+    shared = [place for place in ours.replicates if place in theirs.replicates]
+    if not shared:
+        return None
+    a, b = (_shared(side, shared) for side in (ours, theirs))
+    if ours.sample_set == theirs.sample_set:
+        return a.minus(b)
+    return Replicated(a.values - b.values)
+
+
+def _shared(side: RowScore, places: Sequence[int]) -> Replicated:
+    if len(places) == len(side.replicates):
+        return side.found
+    return side.found.take([side.replicates.index(place) for place in places])
