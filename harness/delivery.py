@@ -24,6 +24,7 @@ from harness.results import connect, find_runs, is_permanent
 from harness.run_note import note_of
 from harness.run_objects import dataset_of, log_dataset, log_model
 from harness.spool import one_creator
+from harness.tuning import SEARCH
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAILED: "FAILED"}
 MAX_BATCH = 500
@@ -213,7 +214,8 @@ class Delivery:
         with one_creator(self._storage):
             run = self._find(record)
             if run is None:
-                name, start = f"{trial.variant} / replicate {trial.replicate}", _milliseconds(record["time"])
+                which = f"replicate {trial.replicate}" if trial.kind != SEARCH else trial.id
+                name, start = f"{trial.variant} / {which}", _milliseconds(record["time"])
                 run = self.client.create_run(experiment, start_time=start, tags=tags, run_name=name)
             elif run.info.status in ("FAILED", "KILLED"):
                 self.client.update_run(run.info.run_id, status="RUNNING")
@@ -321,7 +323,8 @@ class Delivery:
         self._experiment(record)
         for variant, trial_ids in record["variants"].items():
             with self._part():
-                status = "FINISHED" if self._update_parent(record, variant, trial_ids) else "FAILED"
+                is_search = not trial_ids  # whose trials are in no table and may fail
+                status = "FINISHED" if is_search or self._update_parent(record, variant, trial_ids) else "FAILED"
                 if parent := self._parent(record["study"], variant):
                     self.client.set_terminated(parent, status, _milliseconds(record["time"]))
 

@@ -73,7 +73,7 @@ def value_text(value: Any) -> str:
 def _level(level: LevelConfig, where: DocPath) -> Point:
     sections = {"model": level.model, "train": level.train, "data": level.data, "resources": level.resources}
     given = {name: section for name, section in sections.items() if section}
-    return Point(level.label, where, given, _edits(level.set, (*where, "set")))
+    return Point(level.label, where, given, _edits(level.set, (*where, "set")), level.search)
 
 
 def _edits(changes: Json, where: DocPath) -> tuple[Edit, ...]:

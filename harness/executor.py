@@ -107,6 +107,10 @@ class Executor(Protocol):
         """Run every trial of a source to its end and tell the observer; fewer if asked to stop or out of budget."""
         ...
 
+    def close(self) -> None:
+        """Give back what is kept between runs."""
+        ...
+
 
 class Others:
     """Trials that another driver runs: watched until they end, or until that driver is gone."""
@@ -236,6 +240,9 @@ class LocalExecutor:
                 time.sleep(SECONDS_BETWEEN_LOOKS / 4)
             for trial in ready:
                 self._run(trial, session, observer)
+
+    def close(self) -> None:
+        """Nothing is kept."""
 
     @staticmethod
     def _run(trial: Trial, session: Session, observer: Observer) -> None:

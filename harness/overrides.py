@@ -8,7 +8,7 @@ from typing import Any
 from harness.errors import SpecError, nearest
 from harness.yaml_lines import DocPath, Document, dotted, parse_document, shown
 
-_DOTTED_KEYS = ("set", "axes")
+_DOTTED_KEYS = ("set", "axes", "space")
 """Mappings whose keys are themselves dotted paths."""
 _NAMED_BY_USER = ("variants",)
 """Mappings whose keys the user chooses: an entry of them is never created half."""

@@ -13,6 +13,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from harness.records import Plan, Row, Table
+from harness.search_view import search_lines
+from harness.tuning import Search
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,22 @@ def plan_json(plan: Plan, done: Collection[str]) -> dict[str, Any]:
             }
             for trial in plan.trials
         ],
+        "searches": [_search_json(search) for search in plan.searches],
         "skipped": [vars(skipped) for skipped in plan.skipped],
+    }
+
+
+def _search_json(search: Search) -> dict[str, Any]:
+    outcome = search.outcome
+    return {
+        "variant": search.variant,
+        "key": search.key,
+        "trials": search.trials,
+        "metric": search.metric,
+        "done": search.is_done,
+        "spent": {**vars(outcome.spent), "trials": outcome.spent.trials},
+        "best": None if outcome.values is None else {"values": dict(outcome.values), "score": outcome.score},
+        "reason": search.reason,
     }
 
 
@@ -88,8 +105,9 @@ def plan_lines(plan: Plan, done: Collection[str]) -> list[str]:
         lines += ["", _heading(table)]
         width = max((len(row.label) for row in table.rows), default=0)
         for row in table.rows:
-            trials = " ".join(f"{i} {_state(i, done)}" for i in row.trial_ids)
+            trials = " ".join(f"{i} {_state(i, done)}" for i in row.trial_ids) or _to_be_tuned(plan, row)
             lines += [f"  {row.label:{width}}  {_difference(plan, table, row)}", f"  {'':{width}}  {trials}"]
+    lines += ["", "searches", *search_lines(plan.searches)] if plan.searches else []
     return lines + (["", "skipped", *_skipped(plan)] if plan.skipped else [])
 
 
@@ -108,8 +126,11 @@ def render_plan(plan: Plan, done: Collection[str]) -> RenderableType:
         for row in table.rows:
             count = sum(i in done for i in row.trial_ids)
             state = Text(f"{count}/{len(row.trial_ids)} done", style="green" if count == len(row.trial_ids) else "")
+            state = state if row.trial_ids else Text(_to_be_tuned(plan, row), style="dim")
             grid.add_row(Text(row.label), Text(_difference(plan, table, row)), state)
         parts += [Text(""), Text(_heading(table), style="bold"), Padding(grid, (0, 0, 0, 2))]
+    if plan.searches:
+        parts += [Text(""), Text("searches", style="bold"), *(Text(line) for line in search_lines(plan.searches))]
     if plan.skipped:
         parts += [Text(""), Text("skipped", style="bold"), *(Text(line) for line in _skipped(plan))]
     return Group(*parts)
@@ -138,7 +159,21 @@ def _totals(plan: Plan, done: Collection[str]) -> list[str]:
     return [
         f"{c.trials} trials = {c.variants} variants x {c.replicates} replicates, {c.shared} shared by several tables",
         f"{c.done} done, {c.missing} to run, {c.skipped} skipped",
+        *_searching(plan),
     ]
+
+
+def _searching(plan: Plan) -> list[str]:
+    """How much tuning is left; the trials of a variant are known when its search has ended."""
+    waiting = [search for search in plan.searches if not search.is_done]
+    left = sum(max(0, search.trials - search.outcome.spent.trials) for search in waiting)
+    count = f"{len(waiting)} variant{'s' * (len(waiting) > 1)}"
+    return [f"{left} search trials to run first, for {count} still to be tuned"] if waiting else []
+
+
+def _to_be_tuned(plan: Plan, row: Row) -> str:
+    """For example `to be tuned: 20 trials`."""
+    return next((f"to be tuned: {s.trials} trials" for s in plan.searches if s.variant == row.variant), "")
 
 
 def _heading(table: Table) -> str:

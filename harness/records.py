@@ -6,10 +6,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from harness.tuning import Search
 
 IDENTITY_VERSION = 1
 """Raised when the meaning of a trial's configuration changes, so that old trials are not taken for new ones."""
@@ -171,11 +174,13 @@ class Trial:
     """Not part of the identity."""
     checkpoints: Checkpointing = field(default_factory=Checkpointing)
     """Not part of the identity."""
+    kind: str = "trial"
+    """`trial`, or `search`: one that tunes a variant and enters no comparison; not part of the identity."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that can change the result, and nothing else."""
-        skip = {"variant", "data_root", "resources", "checkpoints"}
+        skip = {"variant", "data_root", "resources", "checkpoints", "kind"}
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
         return {"version": IDENTITY_VERSION, **found}
 
@@ -244,10 +249,12 @@ class Row:
     changes: Mapping[str, Any]
     """Axis path -> value, for everything that differs from the reference."""
     trial_ids: tuple[str, ...]
-    """One per replicate, in replicate order."""
+    """One per replicate, in replicate order; none while the variant is still to be tuned."""
     is_reference: bool = False
     note: str = ""
     """What a reader of the row's numbers must know of its model, for example that it is a re-implementation."""
+    tuning: str = ""
+    """How the variant was tuned, where variants of the study were."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +298,8 @@ class Plan:
     """How much of the cluster it may take."""
     data_note: str = ""
     """What a reader of any number must know of the data and protocol: the division into splits, whether it leaks."""
+    searches: tuple[Search, ...] = ()
+    """One per variant that is tuned."""
 
     def trial(self, trial_id: str) -> Trial:
         """The trial of that id; KeyError if the plan has none."""
@@ -298,6 +307,18 @@ class Plan:
             if trial.id == trial_id:
                 return trial
         raise KeyError(trial_id)
+
+    @property
+    def settled(self) -> Plan:
+        """The plan without rows that are still to be tuned; they count as skipped."""
+        tables = [replace(t, rows=tuple(r for r in t.rows if r.trial_ids)) for t in self.tables]
+        waiting = [
+            Skipped(row.label, table.name, "still to be tuned, its search has not ended")
+            for table in self.tables
+            for row in table.rows
+            if not row.trial_ids
+        ]
+        return replace(self, tables=tuple(t for t in tables if t.rows), skipped=(*self.skipped, *waiting))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from copy import deepcopy
@@ -15,6 +16,7 @@ from harness.records import Resources, canonical_json
 from harness.spec import StudySpec
 from harness.spec_errors import named_path, problems
 from harness.spec_part import Json, Part
+from harness.spec_search import OwnSearchConfig
 from harness.yaml_lines import DocPath, shown
 from models.base import MODELS, SegmentationModel
 
@@ -47,6 +49,8 @@ class Point:
     sections: Mapping[str, Json] = field(default_factory=dict)
     """Partial `model`, `train`, `data`, `resources`."""
     edits: tuple[Edit, ...] = ()
+    search: OwnSearchConfig = field(default_factory=OwnSearchConfig)
+    """What it says about its search."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Resolved:
 
 def reference_point(study: StudySpec) -> Point:
     """The reference as a row."""
-    return Point(study.reference.label, ("reference",))
+    return Point(study.reference.label, ("reference",), search=study.reference.search)
 
 
 def model_class(study: StudySpec, name: Any, *, where: DocPath) -> type[SegmentationModel]:
@@ -160,7 +164,7 @@ def _checked(study: StudySpec, point: Point, config: Json) -> Json:
 
 
 def _validated(study: StudySpec, point: Point, section: str, schema: Any, value: Json) -> Json:
-    adapter = TypeAdapter(schema)
+    adapter = _adapter(schema)
     try:
         found = adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
@@ -171,6 +175,11 @@ def _validated(study: StudySpec, point: Point, section: str, schema: Any, value:
         raise study.error(_locate(point, path), str(error)) from None
     plain: Json = adapter.dump_python(found, mode="json")
     return plain
+
+
+@functools.cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)
 
 
 def _inside(path: DocPath, value: Any) -> DocPath:

@@ -24,6 +24,7 @@ from harness.spec_part import Count, Json, Part, Slug, Text
 from harness.spec_protocol import EvaluateConfig, ReferringEvaluateConfig, SemanticEvaluateConfig
 from harness.spec_recipe import ReferringTrainConfig, SemanticTrainConfig, TrainConfig
 from harness.spec_report import BREAKDOWNS, FIGURES, ReportConfig
+from harness.spec_search import OwnSearchConfig, SearchConfig, check_searches
 from harness.yaml_lines import DocPath, Document, Problem, read_document, shown
 
 
@@ -83,6 +84,7 @@ class ReferenceConfig(Part):
     label: Text
     model: Json
     """`name` and the fields that differ from the model's defaults."""
+    search: OwnSearchConfig = OwnSearchConfig()
 
 
 class LevelConfig(Part):
@@ -99,6 +101,8 @@ class LevelConfig(Part):
     """Dotted config path -> value."""
     resources: Json = Field(default_factory=dict)
     """Merged into the study's resources."""
+    search: OwnSearchConfig = OwnSearchConfig()
+    """Merged into the study's search."""
 
 
 class StepConfig(Part):
@@ -192,6 +196,8 @@ class StudySpec(Part):
     resources: Resources = Resources()
     checkpoints: Checkpointing = Checkpointing()
     schedule: Limits = Limits()
+    search: SearchConfig | None = None
+    """How every variant is tuned before it is trained for the comparison; null compares them as they are written."""
     variants: Annotated[dict[str, Design], Field(min_length=1)]
     report: ReportConfig
     _document: Document = PrivateAttr(default_factory=Document)
@@ -200,6 +206,11 @@ class StudySpec(Part):
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that are scored."""
         return self.evaluate.splits
+
+    @property
+    def has_search(self) -> bool:
+        """Whether a variant may be tuned."""
+        return self.search is not None or any(not own.is_silent for own in self._own_searches().values())
 
     def error(self, path: DocPath, text: str) -> SpecError:
         """The error that names the file and line of `path`."""
@@ -225,12 +236,24 @@ class StudySpec(Part):
             )
         if "name" not in self.reference.model:
             raise refuse(("reference", "model"), "must name a model, no name is given; add `name: ...`")
+        check_searches(self.search, self._own_searches())
         return self
+
+    def _own_searches(self) -> dict[DocPath, OwnSearchConfig]:
+        """Path -> what a row says about its search."""
+        found: dict[DocPath, OwnSearchConfig] = {("reference", "search"): self.reference.search}
+        for name, design in self.variants.items():
+            for i, level in enumerate(design.levels if isinstance(design, ExplicitDesign) else ()):
+                found["variants", name, "levels", i, "search"] = level.search
+        return found
 
     def _names(self) -> Iterator[tuple[DocPath, str, str, tuple[str, ...]]]:
         """Path, kind, name used and valid names, for every name that must exist elsewhere."""
         metrics = task_metrics(self.task)
         yield ("train", "select"), "metric", self.train.select, metrics
+        for place, search in {("search",): self.search, **self._own_searches()}.items():
+            if search is not None and search.metric is not None:
+                yield (*place, "metric"), "metric", search.metric, metrics
         yield ("report", "primary", "metric"), "metric", self.report.primary.metric, metrics
         yield ("report", "primary", "split"), "split", self.report.primary.split, self.splits
         for i, table in enumerate(self.report.tables):

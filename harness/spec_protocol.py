@@ -12,16 +12,19 @@ from harness.spec_errors import refuse
 from harness.spec_part import Part, Positive, Slug
 
 SPLITS = ("val", "test")
-"""Splits that are always scored."""
+"""Splits that are scored: the first always, the second unless `evaluate.test` is false."""
 
 
 class EvaluateConfig(Part):
     """What the protocols of all tasks have in common."""
 
+    test: Annotated[bool, Field(exclude_if=bool)] = True
+    """Whether the test split is scored; the trials of a search never score it. Left out of a trial where true."""
+
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that are scored."""
-        return SPLITS
+        return SPLITS if self.test else SPLITS[:1]
 
 
 class ReferringEvaluateConfig(EvaluateConfig):
@@ -39,7 +42,8 @@ class ReferringEvaluateConfig(EvaluateConfig):
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that are scored, controls included."""
-        return (*SPLITS, *(s + CONTROL_SUFFIX for s in SPLITS if self.controls))
+        plain = super().splits
+        return (*plain, *(s + CONTROL_SUFFIX for s in plain if self.controls))
 
 
 class StressConfig(Part):
@@ -80,6 +84,12 @@ class SemanticEvaluateConfig(EvaluateConfig):
     stress: tuple[StressConfig, ...] = ()
     """Disturbances that the best weights are tested under."""
 
+    @model_validator(mode="after")
+    def _stress_has_a_split(self) -> SemanticEvaluateConfig:
+        if self.stress and not self.test:
+            raise refuse(("stress",), "must be left out where test is false: it disturbs the test split")
+        return self
+
     @property
     def stresses(self) -> dict[str, Stress]:
         """Split -> its stress."""
@@ -88,4 +98,4 @@ class SemanticEvaluateConfig(EvaluateConfig):
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that are scored, stresses included."""
-        return (*SPLITS, *self.stresses)
+        return (*super().splits, *self.stresses)

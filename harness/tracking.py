@@ -21,11 +21,13 @@ from harness.courier import Courier, say_on_stderr
 from harness.delivery import Delivery, RefusedError
 from harness.environment import code_diff, code_state, versions
 from harness.errors import TrackingError
+from harness.faults import cause
 from harness.records import Plan, Trial, TrialResult, TrialState
 from harness.results import complete_trials, shown, store_errors
 from harness.spool import Spool
 from harness.sync import deliver_leftovers
 from harness.trial_folder import EpochScores, read_result, trial_folder, write_json
+from harness.tuning import SEARCH
 
 PATIENCE_S = 60.0
 """Seconds without progress after which the end of a study no longer waits for the store."""
@@ -41,7 +43,7 @@ def default_uri(storage: Path) -> str:
 class MlflowTracker:
     """Records a study; a `Listener` of its trials.
 
-    A trial that is not in the plan belongs to a search: its run has the kind `search` and counts in no table.
+    The run of a search's trial has the kind `search` and counts in no table.
 
     Args:
         uri: Tracking server or store.
@@ -66,7 +68,6 @@ class MlflowTracker:
         self._delivery = Delivery(uri, storage)
         self._plan: Plan | None = None
         self._groups: dict[str, _Group] = {}
-        self._planned: frozenset[str] = frozenset()
         self._spool: Spool | None = None
         self._courier: Courier | None = None
         self._code_tags: dict[str, str] = {}
@@ -84,7 +85,6 @@ class MlflowTracker:
             TrackingError: The store cannot be reached.
         """
         self._plan, self._groups = plan, _groups(plan)
-        self._planned = frozenset(i for group in self._groups.values() for i in group.trial_ids)
         with store_errors(self.uri):
             deliver_leftovers(self._storage, self._delivery, say=self._say)
             try:
@@ -148,9 +148,8 @@ class MlflowTracker:
         elif run["code"] != self._code_tags and read_result(folder) is None:
             resumed = {name.replace("harness.", "harness.resumed."): tag for name, tag in self._code_tags.items()}
         self._runs[trial.id], self._logged[trial.id] = run["key"], 0
-        kind = "trial" if trial.id in self._planned else "search"
         tags = {
-            "harness.kind": kind,
+            "harness.kind": trial.kind,
             "harness.study": self._plan.study,
             "harness.trial_id": trial.id,
             "harness.variant": trial.variant,
@@ -161,7 +160,7 @@ class MlflowTracker:
             **run["code"],
             **self._versions,
         }
-        record = {"kind": kind, "variant_id": self._parent_of(trial), "tags": tags, "resumed": resumed}
+        record = {"kind": trial.kind, "variant_id": self._parent_of(trial), "tags": tags, "resumed": resumed}
         files = self._code_files if run["code"] == self._code_tags else {}
         about = self._about("started", trial, run["time"])
         self._add({**about, **record, "trial": trial.to_json(), "code_files": files})
@@ -181,7 +180,7 @@ class MlflowTracker:
 
     def finished(self, trial: Trial, result: TrialResult, folder: Path) -> None:
         """Record how the trial ended; its files are read from `folder` when the record is delivered."""
-        siblings = self._groups[trial.variant].trial_ids if trial.id in self._planned else []
+        siblings = self._groups[trial.variant].trial_ids if trial.kind != SEARCH else []
         record = {"trial": trial.to_json(), "result": result.to_json(), "cause": cause(result.error or "")}
         about = {**self._about("finished", trial, time.time()), "folder": str(folder)}
         self._add({**about, **record, "variant_id": self._parent_of(trial), "siblings": siblings})
@@ -233,12 +232,6 @@ class MlflowTracker:
             raise TrackingError(f"{left} records wait in {self._storage / 'spool'}; `harness sync` delivers them")
 
 
-def cause(traceback_text: str) -> str:
-    """The last line of a traceback that says what happened."""
-    lines = [line.strip() for line in traceback_text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
-
-
 def _head(event: str, plan: Plan) -> dict[str, Any]:
     tags = {"harness.spec_sha": plan.spec_sha, "mlflow.note.content": plan.question}
     return {"event": event, "time": time.time(), "study": plan.study, "experiment_tags": tags}
@@ -269,7 +262,8 @@ def _groups(plan: Plan) -> dict[str, _Group]:
     for trial in plan.trials:
         if trial.variant not in found:
             found[trial.variant] = _Group(trial.variant_id, trial, [], [])
-        found[trial.variant].trial_ids.append(trial.id)
+        if trial.kind != SEARCH:
+            found[trial.variant].trial_ids.append(trial.id)
     for table in plan.tables:
         for row in table.rows:
             found[row.variant].rows.append(f"{table.name}: {row.label}")

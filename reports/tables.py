@@ -225,9 +225,11 @@ def _tested(request: Request, column: Sequence[Cell]) -> tuple[Cell, ...]:
 
 
 def _note_marks(request: Request, row: Row) -> tuple[str, ...]:
-    """The mark of what must be known of a row's model; what holds for all rows is said once, by `build_table`."""
+    """The marks of what must be known of a row's model, which is said once by `build_table` where it holds for all
+    rows, and of its tuning."""
     notes = {other.note for other in request.table.rows}
-    return (request.notes.remark(row.note),) if row.note and len(notes) > 1 else ()
+    about = (row.note if len(notes) > 1 else "", row.tuning)
+    return tuple(request.notes.remark(text) for text in about if text)
 
 
 def _our_cells(request: Request, row: Row, splits: Sequence[str]) -> list[Cell]:

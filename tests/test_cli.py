@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -80,6 +81,37 @@ def test_plan_writes_nothing(harness: Command, tmp_path: Path) -> None:
     assert len(value["trials"]) == 4
     assert value["skipped"] == []
     assert list(Path.cwd().iterdir()) == []
+
+
+SEARCH = "search: {space: {train.lr: {choices: [2.0e-3, 4.0e-3]}}, sampler: grid}\nvariants:\n"
+
+
+def test_variants_are_tuned_before_they_are_compared(harness: Command, tmp_path: Path, empty_store: Path) -> None:
+    study = write_study(tmp_path, ("variants:\n", SEARCH), ("[arc, msrc]", "[msrc]"), ("epochs: 3", "epochs: 1"))
+    storage = tmp_path / "runs"
+    storage.mkdir()
+    shutil.copy(empty_store, storage)
+    before = harness("plan", study, "--storage", storage)
+    assert "2 search trials to run first, for 1 variant still to be tuned" in before.out
+    assert "to be tuned: 2 trials" in before.out
+    assert "no variant has been tuned yet; run `harness run" in harness("report", study, "--storage", storage).err
+    done = harness("run", study, "--executor", "local", "--storage", storage)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert sum(line.startswith("complete  MAFN (search)") for line in lines) == 2
+    assert sum(line.startswith("complete  MAFN #0") for line in lines) == 1
+    after = json.loads(harness("plan", study, "--storage", storage, "--json").out)
+    (search,) = after["searches"]
+    assert (search["done"], search["spent"]["complete"]) == (True, 2)
+    (trial,) = after["trials"]
+    assert trial["state"] == "done"
+    kept = json.loads((storage / "trials" / trial["id"] / "trial.json").read_text())
+    assert kept["train"]["lr"] == search["best"]["values"]["train.lr"]
+    table = (storage / "reports" / "tiny" / "decoder.md").read_text()
+    assert "Tuned on the validation split in 2 trials (2 complete; " in table
+    again = harness("run", study, "--executor", "local", "--storage", storage)
+    assert again.code == 0
+    assert "started" not in again.out
 
 
 def test_plan_without_the_data_says_so(harness: Command, tmp_path: Path) -> None:

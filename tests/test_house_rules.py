@@ -26,7 +26,10 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 # Lowest first. A module imports its own layer and those above it in this list; a package stands for all its modules.
 LAYERS = (
     ("harness", "harness.errors", "harness.registry"),
-    ("harness.records", "harness.seeding", "harness.environment", "harness.faults", "harness.claims"),
+    (
+        *("harness.records", "harness.tuning", "harness.seeding"),
+        *("harness.environment", "harness.faults", "harness.claims"),
+    ),
     (
         *("harness.trial_folder", "harness.trial_lookup", "harness.placement", "harness.schedule", "harness.retry"),
         *("harness.stopping", "harness.frozen_code", "harness.isolation", "harness.spool"),
@@ -35,7 +38,7 @@ LAYERS = (
     ("harness.metrics", "harness.confusion", "harness.data.base"),
     (
         *("harness.spec", "harness.spec_part", "harness.spec_recipe", "harness.spec_protocol", "harness.spec_report"),
-        "harness.spec_errors",
+        *("harness.spec_search", "harness.spec_errors"),
         *("harness.yaml_lines", "harness.overrides"),
     ),
     (
@@ -48,13 +51,13 @@ LAYERS = (
     ),
     ("harness.feature_maps",),
     (
-        *("harness.resolve", "harness.designs", "harness.plan", "harness.plan_view", "harness.data_view"),
-        *("harness.results", "harness.results_sql"),
+        *("harness.resolve", "harness.designs", "harness.plan_search", "harness.plan", "harness.plan_view"),
+        *("harness.search_view", "harness.data_view", "harness.results", "harness.results_sql"),
     ),
     ("harness.artifacts",),
     ("harness.trial", "harness.convert"),
     (
-        *("harness.executor", "harness.search", "harness.progress"),
+        *("harness.executor", "harness.search_store", "harness.search", "harness.progress"),
         *("harness.tracking", "harness.courier", "harness.delivery", "harness.sync"),
         *("harness.run_note", "harness.run_objects"),
     ),
@@ -62,7 +65,7 @@ LAYERS = (
     ("harness.ray_worker", "harness.ray_check"),
     ("harness.ray_jobs",),
     ("harness.ray_executor",),
-    ("harness.study",),
+    ("harness.study", "harness.search_phase"),
     ("reports",),
     ("harness.panels",),
     ("harness.verbs",),
@@ -78,7 +81,7 @@ REPORTS_SEE = ("harness.errors", "harness.registry", "harness.records", "harness
 # The only files under `CODE` that import a heavy package, at module level or inside a function.
 HOMES = {
     "ray": (*(f"harness/ray_{name}.py" for name in ("executor", "jobs", "worker", "check")),),
-    "optuna": ("harness/search.py",),
+    "optuna": ("harness/search.py", "harness/search_store.py"),
     "mlflow": ("harness/results.py", "harness/delivery.py", "harness/run_objects.py"),
     "rasterio": ("harness/data/raster.py",),
     "timm": ("models/vision.py",),
@@ -91,8 +94,8 @@ LIGHT = (
     *(f"harness.{m}" for m in ("errors", "registry", "records", "seeding", "environment", "metrics", "confusion")),
     *(f"harness.{m}" for m in ("faults", "claims", "trial_folder", "trial_lookup", "placement", "schedule", "retry")),
     *(f"harness.{m}" for m in ("trial_log", "trial_diff", "garbage", "study_status", "status_view", "doctor")),
-    *(f"harness.{m}" for m in ("spool", "tracking", "sync")),
-    *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report")),
+    *(f"harness.{m}" for m in ("spool", "tracking", "sync", "tuning")),
+    *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report", "spec_search")),
     *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides")),
     *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "verbs", "cli")),
     "reports",

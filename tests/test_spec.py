@@ -76,7 +76,8 @@ def test_error_in_a_merged_value_names_the_line_of_the_anchor(tmp_path: Path) ->
         (
             "task: referring",
             "task: semantic",
-            "8: evaluate.controls: unknown key 'controls'; valid: average, overlap, predictions, protocol, stress",
+            "8: evaluate.controls: unknown key 'controls'; "
+            "valid: average, overlap, predictions, protocol, stress, test",
         ),
         (
             "name: rrsis_d,",

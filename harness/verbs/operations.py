@@ -81,7 +81,7 @@ def _study(spec: Path, overrides: list[str] | None, storage: Path | None) -> tup
 
     study = load_study(spec, overrides or ())
     folder = existing_storage(storage)
-    return planned(study, provisional=False)[0], folder
+    return planned(study, provisional=False, storage=folder)[0], folder
 
 
 def _recorded(found: Plan, folder: Path, uri: str | None) -> frozenset[str]:
@@ -198,7 +198,7 @@ def _known(root: Path, study: Path | None) -> dict[str, str]:
     from harness.spec import load_study
     from harness.trial_lookup import known_trials
 
-    trials = planned(load_study(study), provisional=False)[0].trials if study else ()
+    trials = planned(load_study(study), provisional=False, storage=root)[0].trials if study else ()
     return known_trials(root, trials)
 
 
@@ -347,7 +347,8 @@ def diff(
     from harness.trial_lookup import find_trial, folder_of, known_trials, read_trial
 
     root = existing_storage(storage)
-    planned_trials = {t.id: t for t in planned(load_study(study), provisional=False)[0].trials} if study else {}
+    listed = planned(load_study(study), provisional=False, storage=root)[0].trials if study else ()
+    planned_trials = {t.id: t for t in listed}
     known = known_trials(root, planned_trials.values())
     ids = [find_trial(text, known) for text in (first, second)]
     found = [planned_trials.get(i) or read_trial(folder_of(root, i)) for i in ids]

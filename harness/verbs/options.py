@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True)
 
+OPTUNA_VARIABLE = "HARNESS_OPTUNA"
+
 Spec = Annotated[Path, typer.Argument(help="Study file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -33,6 +36,10 @@ Storage = Annotated[
 TrackingUri = Annotated[
     str | None,
     typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server or store; default: sqlite in the storage folder."),
+]
+OptunaStorage = Annotated[
+    str | None,
+    typer.Option(envvar=OPTUNA_VARIABLE, help="Database of searches; default: sqlite in the storage folder."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document; whatever else is said goes to stderr.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -126,8 +133,13 @@ def store_uri(given: str | None, storage: Path) -> str:
     return given or f"sqlite:///{storage / 'mlflow.db'}"
 
 
-def planned(study: StudySpec, *, provisional: bool) -> tuple[Plan, str]:
-    """The plan, and a warning where ids are provisional because the data is not there."""
+def optuna_url(given: str | None, storage: Path) -> str:
+    """The database of searches: the one given, else the one of the environment, else the one in the storage folder."""
+    return given or os.environ.get(OPTUNA_VARIABLE) or f"sqlite:///{storage / 'optuna.db'}"
+
+
+def planned(study: StudySpec, *, provisional: bool, storage: Path, optuna: str | None = None) -> tuple[Plan, str]:
+    """The plan with what its searches have found, and a warning where ids are provisional as the data is not there."""
     from harness.plan import expand, fingerprint_of
 
     try:
@@ -136,4 +148,8 @@ def planned(study: StudySpec, *, provisional: bool) -> tuple[Plan, str]:
         if not provisional:
             raise
         return expand(study, fingerprint="absent"), f"{error}; ids are provisional and nothing counts as done"
-    return expand(study, fingerprint=fingerprint, data_root=root), ""
+    if not study.has_search:
+        return expand(study, fingerprint=fingerprint, data_root=root), ""
+    from harness.search_store import expand_tuned
+
+    return expand_tuned(study, fingerprint=fingerprint, data_root=root, url=optuna_url(optuna, storage)), ""

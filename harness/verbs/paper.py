@@ -12,6 +12,7 @@ from rich.console import Console
 from harness.errors import HarnessError, TrackingError
 from harness.verbs.options import (
     AsJson,
+    OptunaStorage,
     Overrides,
     Spec,
     Storage,
@@ -27,6 +28,7 @@ from harness.verbs.options import (
 
 if TYPE_CHECKING:
     from harness.records import Plan
+    from harness.spec import StudySpec
 
 app = typer.Typer()
 
@@ -43,12 +45,25 @@ def recorded_storage(spec: Path, storage: Path | None, tracking_uri: str | None)
     return folder
 
 
+def _settled(study: StudySpec, spec: Path, folder: Path, optuna: str | None) -> Plan:
+    """The plan without rows that are still to be tuned.
+
+    Raises:
+        HarnessError: None is left.
+    """
+    found = planned(study, provisional=False, storage=folder, optuna=optuna)[0].settled
+    if not found.trials:
+        raise HarnessError(f"no variant has been tuned yet; run `harness run {spec}` first, or give --storage")
+    return found
+
+
 @app.command()
 def report(
     spec: Spec,
     overrides: Overrides = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
+    optuna_storage: OptunaStorage = None,
     output: Annotated[Path | None, typer.Option("--out", help="Default: reports/<study> in the storage.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -56,8 +71,8 @@ def report(
     from harness.spec import load_study
 
     study = load_study(spec, overrides or ())
-    found, _ = planned(study, provisional=False)
     folder = recorded_storage(spec, storage, tracking_uri)
+    found = _settled(study, spec, folder, optuna_storage)
     target = output or folder / "reports" / found.study
     made = make_report(found, store_uri(tracking_uri, folder), target, spec, storage=folder, console=screen(as_json))
     if as_json:
@@ -70,6 +85,7 @@ def power(
     overrides: Overrides = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
+    optuna_storage: OptunaStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Print per row the difference seen, the smallest that so many replicates resolve, and how many it would take."""
@@ -81,8 +97,8 @@ def power(
     from reports.power_view import explain_resolution, render_resolution, resolutions
 
     study = load_study(spec, overrides or ())
-    found, _ = planned(study, provisional=False)
     folder = recorded_storage(spec, storage, tracking_uri)
+    found = _settled(study, spec, folder, optuna_storage)
     uri, console = store_uri(tracking_uri, folder), screen(as_json)
     sources = Sources(MlflowArtifacts(uri), DatasetPanels(found.trials[0], folder))
     frame = results_frame(uri, (t.id for t in found.trials))

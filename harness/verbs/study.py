@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -12,10 +12,12 @@ from rich.console import Console
 from harness.errors import HarnessError
 from harness.verbs.options import (
     AsJson,
+    OptunaStorage,
     Overrides,
     Spec,
     Storage,
     TrackingUri,
+    optuna_url,
     out,
     planned,
     print_json,
@@ -29,14 +31,39 @@ from harness.verbs.options import (
 from harness.verbs.paper import make_report
 
 if TYPE_CHECKING:
-    from harness.executor import Executor
+    from harness.executor import Executor, Session
+    from harness.frozen_code import FrozenCode
     from harness.records import Plan
     from harness.study import Outcome
+    from harness.tracking import MlflowTracker
 
 app = typer.Typer()
 
 PATIENCE_S = 5.0
 """For the last records of a study that was interrupted; what is left waits on disk."""
+
+
+class Work(NamedTuple):
+    """What both phases of a run need."""
+
+    text: str
+    """The study as it was written."""
+    folder: Path
+    """Storage of the study's runs."""
+    uri: str
+    """Tracking store."""
+    optuna: str
+    """Database of the searches."""
+    code: FrozenCode
+    executor: Executor
+    console: Console
+
+    def tracker(self, session: Session, say: Callable[[str], None]) -> MlflowTracker:
+        """The record of this driver."""
+        from harness.tracking import MlflowTracker
+
+        token = session.claims.driver.token
+        return MlflowTracker(self.uri, self.folder, token=token, code=self.code.to_json(), say=say)
 
 
 @app.command()
@@ -45,6 +72,7 @@ def plan(
     overrides: Overrides = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
+    optuna_storage: OptunaStorage = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what a study would run: trials by table, what they share, what is done, what is skipped and why."""
@@ -52,7 +80,7 @@ def plan(
     from harness.spec import load_study
 
     study = load_study(spec, overrides or ())
-    found, warning = planned(study, provisional=True)
+    found, warning = planned(study, provisional=True, storage=storage_path(storage), optuna=optuna_storage)
     done = complete_ids(found, tracking_uri, storage)
     if as_json:
         print_json(plan_json(found, done))
@@ -79,6 +107,7 @@ def run(
     overrides: Overrides = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
+    optuna_storage: OptunaStorage = None,
     address: Annotated[str | None, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster to use.")] = None,
     wait_for_nodes: Annotated[
         float, typer.Option(metavar="MINUTES", help="Wait for nodes that can hold what no node can hold now.")
@@ -86,22 +115,32 @@ def run(
     executor: Annotated[str, typer.Option(help="`ray`, or `local`: one trial at a time in this process.")] = "ray",
     as_json: AsJson = False,
 ) -> None:
-    """Run every trial of a study that is not complete yet, then rebuild its tables.
+    """Run every trial of a study that is not complete yet, then rebuild its tables; variants are tuned before.
 
     Exits with 1 if a trial failed or is left, with 130 after Ctrl-C.
     """
     from harness.spec import load_study
 
     study = load_study(spec, overrides or ())
-    found, _ = planned(study, provisional=False)
+    optuna = optuna_url(optuna_storage, storage_path(storage))
+    found, _ = planned(study, provisional=False, storage=storage_path(storage), optuna=optuna)
     start = _executor(executor, address, wait_for_nodes)
     folder = storage_folder(storage)
     if study.task == "semantic":
         from harness.semantic_task import require_trials_fit
 
-        require_trials_fit(found.trials, folder)
-    uri, console = store_uri(tracking_uri, folder), screen(as_json)
-    ended, interrupted = _drive(found, spec, start, uri, folder=folder, console=console)
+        require_trials_fit([*found.trials, *(search.template for search in found.searches)], folder)
+    from harness.frozen_code import freeze_code
+
+    uri, console, code = store_uri(tracking_uri, folder), screen(as_json), freeze_code(folder)
+    work = Work(spec.read_text(encoding="utf-8"), folder, uri, optuna, code, start(code.folder), console)
+    try:
+        if not all(search.is_done for search in found.searches):
+            _tune(found, work)
+            found, _ = planned(study, provisional=False, storage=folder, optuna=optuna)
+        ended, interrupted = _drive(found, work)
+    finally:
+        work.executor.close()
     made: dict[str, Any] = {}
     try:
         if not interrupted:
@@ -116,26 +155,47 @@ def run(
         raise typer.Exit(1)
 
 
-def _drive(
-    found: Plan, spec: Path, start: Callable[[Path], Executor], uri: str, *, folder: Path, console: Console
-) -> tuple[Outcome, bool]:
+def _tune(found: Plan, work: Work) -> None:
+    """Run the searches of a study that have not ended; where they are stopped before, so is the command."""
+    from harness.executor import Session
+    from harness.search import SearchSource
+    from harness.search_phase import run_searches, search_plan
+    from harness.search_view import SearchProgress
+
+    plan = search_plan(found)
+    progress = SearchProgress(plan.searches, work.console)
+    with Session.opened(work.folder, found.study, found.limits) as session, session.stop.listening():
+        tracker = work.tracker(session, progress.notice)
+        tracker.open(plan, work.text)
+        say(f"{found.study}: {len(plan.searches)} variants are tuned first, storage {work.folder}", work.console)
+        try:
+            source = SearchSource(
+                plan.searches, url=work.optuna, storage=work.folder, claims=session.claims, record=tracker
+            )
+            run_searches(source, executor=work.executor, session=session, record=tracker, progress=progress)
+            is_done, interrupted = source.is_done(), session.stop.level > 0
+        except KeyboardInterrupt:
+            is_done, interrupted = False, True
+        finally:
+            tracker.close()
+    if not is_done:
+        warn("the searches are not over; the same command goes on with them")
+        raise typer.Exit(130 if interrupted else 1)
+
+
+def _drive(found: Plan, work: Work) -> tuple[Outcome, bool]:
     """Run what is missing; how it ended, and whether somebody asked to stop."""
     from harness.executor import Session
-    from harness.frozen_code import freeze_code
     from harness.progress import StudyProgress
     from harness.study import Outcome, run_study
-    from harness.tracking import MlflowTracker
 
-    code = freeze_code(folder)
-    progress = StudyProgress(found, console)
-    with Session.opened(folder, found.study, found.limits) as session, session.stop.listening():
-        tracker = MlflowTracker(
-            uri, folder, token=session.claims.driver.token, code=code.to_json(), say=progress.notice
-        )
-        tracker.open(found, spec.read_text(encoding="utf-8"))
-        say(f"{found.study}: {len(found.trials)} trials, storage {folder}", console)
+    progress = StudyProgress(found, work.console)
+    with Session.opened(work.folder, found.study, found.limits) as session, session.stop.listening():
+        tracker = work.tracker(session, progress.notice)
+        tracker.open(found, work.text)
+        say(f"{found.study}: {len(found.trials)} trials, storage {work.folder}", work.console)
         try:
-            ended = run_study(found, tracker=tracker, executor=start(code.folder), progress=progress, session=session)
+            ended = run_study(found, tracker=tracker, executor=work.executor, progress=progress, session=session)
         except KeyboardInterrupt:
             tracker.flush(PATIENCE_S)
             return Outcome((), found.trials), True

@@ -83,7 +83,7 @@ def _findings(
     from harness.spec import load_study
 
     try:
-        found, _ = planned(load_study(spec, overrides or ()), provisional=False)
+        found, _ = planned(load_study(spec, overrides or ()), provisional=False, storage=folder)
     except HarnessError as error:
         yield checks.Finding("study", checks.Level.FAIL, str(error), "harness plan shows what a study would run")
         return
