@@ -31,6 +31,7 @@ from harness.results import results_frame
 from harness.spool import SPOOL, Spool, is_abandoned, spools
 from harness.sync import lines_of, sync
 from harness.tracking import MlflowTracker, default_uri
+from harness.tuning import SEARCH
 from tests.conftest import ROOT
 from tests.recorded_study import play, record_of
 from tests.tiny import tiny_plan
@@ -300,11 +301,11 @@ def test_a_driver_on_another_machine(tmp_path: Path, plan: Plan) -> None:
 def test_a_trial_of_a_search_is_in_no_table(tmp_path: Path, plan: Plan) -> None:
     """It stands under its variant, and changes neither the variant's means nor a report."""
     tracker = opened(tmp_path, plan)
-    searched = replace(plan.trials[0], train={**plan.trials[0].train, "lr": 0.5})
+    searched = replace(plan.trials[0], train={**plan.trials[0].train, "lr": 0.5}, kind=SEARCH)
     play(replace(plan, trials=(searched,)), tracker, tmp_path)
     tracker.close()
     found = record_of(default_uri(tmp_path), plan.study)
-    run = found[f"search {searched.variant} / replicate 0"]
+    run = found[f"search {searched.variant} / {searched.id}"]
     assert (run["parent"], run["status"]) == (searched.variant, "FINISHED")
     assert found[f"variant {searched.variant}"]["metrics"] == {}
     assert results_frame(default_uri(tmp_path), [searched.id]).empty

@@ -26,6 +26,7 @@ def storage(ran_tiny: Path, tmp_path: Path) -> Path:
     (storage / DRIVERS / "feed.json").write_text(json.dumps(asdict(GONE)))
     (storage / DRIVERS / "feed.stop").write_text("")
     (storage / "spool" / "tiny" / "feed").mkdir(parents=True)
+    shutil.rmtree(storage / "code")
     (storage / "code" / "abc").mkdir(parents=True)
     folder = storage / "trials" / "0123456789ab"
     folder.mkdir()
@@ -42,7 +43,14 @@ def names(storage: Path, limits: Limits | None = None) -> set[str]:
     return {f"{g.group} {g.path.name}" for g in found}
 
 
-ALWAYS = {"states state-3-9.pt", "drivers feed.json", "drivers feed.stop", "spools feed", "code abc"}
+ALWAYS = {
+    "states state-1-2.pt",
+    "states state-2-4.pt",
+    "drivers feed.json",
+    "drivers feed.stop",
+    "spools feed",
+    "code abc",
+}
 
 
 def test_what_goes(storage: Path) -> None:
@@ -81,19 +89,19 @@ def test_nothing_of_a_living_driver_goes(storage: Path) -> None:
 
 def test_it_lists_asks_and_deletes(harness: Command, storage: Path) -> None:
     trials = sorted(path for path in (storage / "trials").iterdir() if (path / "result.json").exists())
-    kept = {path for folder in trials for path in folder.iterdir() if path.name != "state-3-9.pt"}
+    kept = {path for folder in trials for path in folder.iterdir() if not path.name.startswith("state-")}
     done = harness("gc", "--storage", storage)
     assert done.code == 2
     assert "complete: nothing goes on from it" in done.out
-    assert "there is no terminal to ask on: delete 7 files and folders" in done.err
+    assert "there is no terminal to ask on: delete 9 files and folders" in done.err
     assert harness("gc", "--storage", storage, "--dry-run").code == 0
     value = json.loads(harness("gc", "--storage", storage, "--json").out)
-    assert [g["removed"] for g in value["garbage"]] == [False] * 7
+    assert [g["removed"] for g in value["garbage"]] == [False] * 9
     assert value["bytes"] == sum(g["size"] for g in value["garbage"]) > 0
-    assert (trials[0] / "state-3-9.pt").exists()
+    assert (trials[0] / "state-2-4.pt").exists()
     done = harness("gc", "--storage", storage, "--yes")
     assert done.code == 0
-    assert "deleted 7, " in done.out
+    assert "deleted 9, " in done.out
     assert harness("gc", "--storage", storage).out == "nothing to delete\n"
     assert {path for folder in trials for path in folder.iterdir()} == kept
     assert not (storage / "trials" / "0123456789ab").exists()
