@@ -148,6 +148,14 @@ class Claims:
         """Whether this driver still has the claim; a driver that slept for minutes may have lost it."""
         return claimed_by(folder) == self.driver.token
 
+    def new_ticket(self, folder: Path) -> str:
+        """Begin an attempt at a claimed trial; workers of an earlier attempt that still live have lost theirs."""
+        ticket = uuid.uuid4().hex[:12]
+        draft = folder / f"{CLAIM}.tmp"
+        draft.write_text(json.dumps({"token": self.driver.token, "ticket": ticket}), encoding="utf-8")
+        draft.replace(folder / CLAIM)
+        return ticket
+
     def release(self, folder: Path) -> None:
         """Give a claim back, if it is still ours."""
         self._held.discard(folder)
@@ -164,7 +172,7 @@ class Claims:
         aside = claim.with_name(f"{CLAIM}.{self.driver.token}")
         with contextlib.suppress(FileNotFoundError):
             claim.rename(aside)
-            if claimed_by_file(aside) != token:  # somebody was faster, and this is the new claim: give it back
+            if _read(aside, "token") != token:  # somebody was faster, and this is the new claim: give it back
                 with contextlib.suppress(FileExistsError):
                     os.link(aside, claim)
             aside.unlink(missing_ok=True)
@@ -186,13 +194,17 @@ class Claims:
 
 def claimed_by(folder: Path) -> str | None:
     """Token of the driver that has claimed a trial's folder; None where nobody has."""
-    return claimed_by_file(folder / CLAIM)
+    return _read(folder / CLAIM, "token")
 
 
-def claimed_by_file(path: Path) -> str | None:
-    """Token inside a claim; None where there is none, or none yet."""
+def ticket_of(folder: Path) -> str | None:
+    """Ticket of the attempt that may write into a trial's folder; None where there is none."""
+    return _read(folder / CLAIM, "ticket")
+
+
+def _read(path: Path, name: str) -> str | None:
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["token"])
+        return str(json.loads(path.read_text(encoding="utf-8"))[name])
     except (OSError, ValueError, KeyError):
         return None
 

@@ -67,8 +67,7 @@ class RayExecutor:
     def run(self, source: TrialSource, session: Session, observer: Observer) -> None:
         """Run every trial of a source to its end, as many at once as fit."""
         connect(self._address, self._code)
-        token = session.claims.driver.token
-        jobs = RayJobs(session.storage, token, entry=self._entry, modules=self._modules, idle=self._idle)
+        jobs = RayJobs(session.storage, session.claims, entry=self._entry, modules=self._modules, idle=self._idle)
         try:
             _Drive(source, session, observer, jobs, wait_minutes=self._wait_for_nodes).run()
         finally:

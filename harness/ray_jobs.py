@@ -17,6 +17,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from harness.claims import Claims
 from harness.placement import Node, Slot
 from harness.ray_worker import FAKE_GPUS, STOPPED, Entry, Job, WarmWorker, clear_ends, read_failure, run_job
 from harness.records import Fault, Resources, Trial, TrialResult, TrialState
@@ -67,16 +68,16 @@ class RayJobs:
 
     Args:
         storage: Folder of the study's runs, seen by all nodes.
-        token: The driver that has claimed the trials.
+        claims: Of the driver, which has claimed the trials.
         entry: What runs a trial.
         modules: What a kept process imports before its first trial.
         idle: Processes kept from an earlier run; those that this run keeps are left in it.
     """
 
     def __init__(
-        self, storage: Path, token: str, *, entry: Entry, modules: Sequence[str], idle: list[KeptProcess]
+        self, storage: Path, claims: Claims, *, entry: Entry, modules: Sequence[str], idle: list[KeptProcess]
     ) -> None:
-        self._storage, self._token, self._entry, self._modules = storage, token, entry, modules
+        self._storage, self._claims, self._entry, self._modules = storage, claims, entry, modules
         self._ends: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._running: dict[str, _Running] = {}
         self._idle = idle
@@ -91,7 +92,7 @@ class RayJobs:
         trial = start.trial
         folder = trial_folder(self._storage, trial)
         clear_ends(folder)
-        job = Job(trial.to_json(), str(self._storage), self._token, self._entry)
+        job = Job(trial.to_json(), str(self._storage), self._claims.new_ticket(folder), self._entry)
         running = _Running(trial, None, time.monotonic(), _size(folder / LOG))
         self._running[trial.id] = running
         if trial.resources.workers > 1 or not trial.resources.reuse_workers:

@@ -23,7 +23,7 @@ import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
 
-from harness.claims import claimed_by
+from harness.claims import ticket_of
 from harness.distributed import rank
 from harness.errors import HarnessError, TrialStopped
 from harness.faults import fault_of, traceback_of
@@ -48,19 +48,19 @@ class Job(NamedTuple):
 
     trial: Mapping[str, Any]
     storage: str
-    token: str
-    """The driver that has claimed the trial."""
+    ticket: str
+    """Of this attempt; whoever has lost it must not write."""
     entry: Entry
 
 
 class RayContext:
     """A trial inside a Ray worker."""
 
-    def __init__(self, trial: Trial, storage: Path, token: str) -> None:
+    def __init__(self, trial: Trial, storage: Path, ticket: str) -> None:
         self.device = _device(trial)
         self.storage = storage
         self.folder = trial_folder(storage, trial)
-        self._token = token
+        self._ticket = ticket
         self._epochs = trial.train.get("epochs")
 
     def report(self, epoch: int, scores: Mapping[str, float]) -> None:
@@ -74,12 +74,12 @@ class RayContext:
     def stop_requested(self) -> bool:
         """Whether somebody asked the trial to end, its node is about to go, or another driver has taken it over."""
         leaving = ray.train.get_preemption_info() is not None  # every worker of the trial must ask
-        return leaving or (self.folder / STOP).exists() or claimed_by(self.folder) != self._token
+        return leaving or (self.folder / STOP).exists() or ticket_of(self.folder) != self._ticket
 
     def check_claim(self) -> None:
-        """Stop where another driver has taken the trial over, so that only one writes."""
-        if claimed_by(self.folder) != self._token:
-            raise TrialStopped("another driver has taken the trial over")
+        """Stop where another attempt at the trial has begun, so that only one writes."""
+        if ticket_of(self.folder) != self._ticket:
+            raise TrialStopped("another attempt at the trial has begun")
 
 
 def _device(trial: Trial) -> torch.device:
@@ -113,7 +113,7 @@ def run_job(job: Job) -> str | None:
         try:
             logging.getLogger("ray.train").setLevel(logging.WARNING)  # the context prints the epochs
             torch.set_num_threads(max(1, int(trial.resources.cpus_per_worker)))
-            context = RayContext(trial, storage, job.token)
+            context = RayContext(trial, storage, job.ticket)
             result = job.entry(trial, context)
             if rank() == 0:
                 context.check_claim()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness import claims as module
-from harness.claims import CLAIM, Claims, Driver, Liveness, abandoned, claimed_by, read_drivers
+from harness.claims import CLAIM, Claims, Driver, Liveness, abandoned, claimed_by, read_drivers, ticket_of
 
 DIES = """
 import os, sys
@@ -133,3 +133,14 @@ def test_a_driver_that_slept_knows_that_it_lost_a_trial(tmp_path: Path, folder: 
         assert not sleeper.owns(folder)
         sleeper.release(folder)
         assert other.owns(folder)
+
+
+def test_a_new_attempt_takes_the_ticket_of_the_one_before(tmp_path: Path, folder: Path) -> None:
+    with Claims(tmp_path, "study") as driver:
+        assert driver.take(folder)
+        assert ticket_of(folder) is None
+        first = driver.new_ticket(folder)
+        assert ticket_of(folder) == first
+        assert driver.new_ticket(folder) != first
+        assert ticket_of(folder) != first
+        assert driver.owns(folder)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.executor import read_result, trial_folder
 from harness.records import Trial, TrialResult, TrialState
+from harness.trial_folder import read_result, trial_folder
 from tests.cluster.nodes import HARNESS, Host, Hosts, ray_words, wait_until
 from tests.contracts.test_executors import GENTLE
 from tests.tiny import tiny_plan
@@ -110,7 +110,6 @@ def start(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., Study]]:
         driver.wait()
 
 
-@pytest.mark.xfail(strict=False, reason="a trial that loses a node is not started again from its checkpoint yet")
 def test_a_trial_outlives_a_killed_node_and_a_cut_network(start: Callable[..., Study]) -> None:
     study = start(TWO_NODES, LONG)
     study.reach(3)
@@ -124,7 +123,6 @@ def test_a_trial_outlives_a_killed_node_and_a_cut_network(start: Callable[..., S
     assert {epoch for epoch in lines if lines.count(epoch) > 1} <= {killed, killed + 1, cut, cut + 1}
 
 
-@pytest.mark.xfail(strict=False, reason="`harness run` has no --wait-for-nodes yet")
 def test_a_node_that_joins_late_is_used(cluster: Cluster, start: Callable[..., Study]) -> None:
     study = start(TWO_CPUS, SHORT, options=("--wait-for-nodes", "5"))
     wait_until("a message", lambda: "wait" in study.output or study.driver.poll() is not None)
