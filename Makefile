@@ -15,10 +15,10 @@ PURE := harness.records harness.spec harness.spec_part harness.spec_recipe harne
         reports.factorial reports.ranks
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check coverage clean
+.PHONY: help venv demo test test-cluster check coverage clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## make .venv and install the pinned versions into it
 
@@ -27,6 +27,9 @@ demo: $(STAMP)  ## train and report a small study (STUDY=experiments/demo.yaml)
 
 test: $(STAMP)  ## run the test suite on the CPU
 	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest
+
+test-cluster: $(STAMP)  ## several hosts in network namespaces: ssh, Slurm, lost nodes, killed drivers (minutes; root)
+	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m cluster
 
 check: $(STAMP)  ## ruff, mypy, house rules
 	@$(BIN)/ruff check .

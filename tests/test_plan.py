@@ -16,7 +16,7 @@ from harness.data.base import DATASETS, DatasetInfo
 from harness.errors import DataError, SpecError
 from harness.plan import ABSENT, expand, fingerprint_of, study_sha
 from harness.plan_view import plan_counts, plan_json, plan_lines, render_plan
-from harness.records import Plan, Row, Trial
+from harness.records import Limits, Plan, Row, Trial
 from harness.resolve import merged
 from harness.spec import load_study
 from tests.conftest import ROOT, Golden
@@ -540,3 +540,26 @@ def test_full_mafn_is_trained_once(name: str, tables: tuple[str, ...], variants:
     shown = [{row.variant for row in table.rows} for table in plan.tables if table.name in tables]
     assert len(set().union(*shown)) == variants
     assert len(set.intersection(*shown)) == shared
+
+
+def test_trials_of_a_table_with_priority_come_first(tmp_path: Path) -> None:
+    both = with_variants(EXPLICIT + LADDER, "rivals", "ladder")
+    usual = [t.variant for t in expand(toy_study(tmp_path, *both), fingerprint="f").trials]
+    first = ("name: ladder, of: ladder,", "name: ladder, of: ladder, priority: 1,")
+    (old, new), (shown, text) = both
+    changed = ((old, new), (shown, text.replace(*first)))
+    plan = expand(toy_study(tmp_path, *changed), fingerprint="f")
+    found = [t.variant for t in plan.trials]
+    assert sorted(found) == sorted(usual)
+    ladder = {row.variant for row in plan.tables[1].rows}
+    assert set(found[: 2 * len(ladder)]) == ladder
+    assert set(usual[: 2 * len(ladder)]) != ladder
+
+
+def test_limits_of_a_study_are_part_of_its_plan(tmp_path: Path) -> None:
+    limits = ("replicates: 2", "replicates: 2\nschedule: {max_running: 3, hours: 1.5}")
+    plan = expand(toy_study(tmp_path, limits), fingerprint="f")
+    assert plan.limits == Limits(max_running=3, hours=1.5)
+    wrong = ("replicates: 2", "replicates: 2\nschedule: {max_runing: 3}")
+    with pytest.raises(SpecError, match=r"schedule.max_runing: unknown key 'max_runing'; did you mean 'max_running'\?"):
+        toy_study(tmp_path, wrong)

@@ -124,6 +124,9 @@ def run(
     study = load_study(spec, overrides or ())
     optuna = optuna_url(optuna_storage, storage_path(storage))
     found, _ = planned(study, provisional=False, storage=storage_path(storage), optuna=optuna)
+    if not found.trials and not found.searches:
+        reasons = "; ".join(f"{skipped.variant}: {skipped.reason}" for skipped in found.skipped)
+        raise HarnessError(f"a study must have a trial to run, {spec} has none; skipped: {reasons}")
     start = _executor(executor, address, wait_for_nodes)
     folder = storage_folder(storage)
     if study.task == "semantic":
