@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -137,13 +139,14 @@ def run(
 
     uri, console, code = store_uri(tracking_uri, folder), screen(as_json), freeze_code(folder)
     work = Work(spec.read_text(encoding="utf-8"), folder, uri, optuna, code, start(code.folder), console)
-    try:
-        if not all(search.is_done for search in found.searches):
-            _tune(found, work)
-            found, _ = planned(study, provisional=False, storage=folder, optuna=optuna)
-        ended, interrupted = _drive(found, work)
-    finally:
-        work.executor.close()
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # Ray prints what it has to say, too
+        try:
+            if not all(search.is_done for search in found.searches):
+                _tune(found, work)
+                found, _ = planned(study, provisional=False, storage=folder, optuna=optuna)
+            ended, interrupted = _drive(found, work)
+        finally:
+            work.executor.close()
     made: dict[str, Any] = {}
     try:
         if not interrupted:
