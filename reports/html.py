@@ -115,7 +115,7 @@ def render_page(page: Page) -> str:
 
 def view_cell(row: TableRow, cell: Cell, runs: Runs) -> CellView:
     """A cell in words, with the runs behind it."""
-    links = tuple(runs.link(run_id) for run_id in cell.run_ids)
+    links = tuple(_named(runs.link(run_id), cell) for run_id in cell.run_ids)
     spread = f"± {cell.spread}" if cell.spread else ""
     count = f"({cell.count})" if cell.count else ""
     return CellView(
@@ -128,6 +128,11 @@ def view_cell(row: TableRow, cell: Cell, runs: Runs) -> CellView:
         facts=tuple((name, text) for name, text in _facts(row, cell, links) if text),
         runs=links,
     )
+
+
+def _named(run: RunLink, cell: Cell) -> RunLink:
+    """A run of a cell without the name of a variant, of which a trial may have several."""
+    return run._replace(variant="reference" if cell.is_delta and run.trial_id not in cell.trial_ids else "")
 
 
 def _title(cell: Cell) -> str:

@@ -99,10 +99,11 @@ class Runs:
     def __init__(self, plan: Plan, frame: pd.DataFrame, background: Background) -> None:
         self._plan = plan
         self._background = background
-        mine = frame[frame["trial_id"].isin([trial.id for trial in plan.trials])]
+        self._variants = {trial.id: trial.variant for trial in plan.trials}
+        mine = frame[frame["trial_id"].isin(list(self._variants))]
         self._attempts = mine.groupby("trial_id")["run_id"].nunique().to_dict()
         self._known = {str(row["run_id"]): row for row in mine.drop_duplicates("run_id").to_dict("records")}
-        self._evidence = collect_evidence(frame, [trial.id for trial in plan.trials])
+        self._evidence = collect_evidence(frame, list(self._variants))
 
     def link(self, run_id: str) -> RunLink:
         """A run by its id."""
@@ -111,7 +112,8 @@ class Runs:
         row = self._known.get(run_id)
         if row is None:
             return RunLink(run_id, safe, "", "", None)
-        return RunLink(run_id, safe, str(row["trial_id"]), str(row["variant"]), int(row["replicate"]))
+        trial_id = str(row["trial_id"])
+        return RunLink(run_id, safe, trial_id, self._variants[trial_id], int(row["replicate"]))
 
     def lines(self) -> list[PlanLine]:
         """Every trial of the plan."""
@@ -153,9 +155,9 @@ def count_states(lines: Iterable[PlanLine]) -> dict[TrialState, int]:
     return {state: states.count(state) for state in TrialState if state in states}
 
 
-def fingerprints(trials: Sequence[Trial]) -> dict[str, str]:
-    """Dataset -> fingerprint of its samples."""
-    return dict(dict.fromkeys((str(t.data.get("name", "data")), t.data_fingerprint) for t in trials))
+def fingerprints(trials: Sequence[Trial]) -> list[tuple[str, str]]:
+    """Each dataset with the fingerprint of its samples."""
+    return list(dict.fromkeys((str(t.data.get("name", "data")), t.data_fingerprint) for t in trials))
 
 
 def _text(value: Any) -> str:
