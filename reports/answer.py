@@ -103,7 +103,7 @@ def _best(column: str, found: Sequence[_Shown], *, higher_is_better: bool) -> st
     labels = [f"“{s.label}” ({_figure(s.cell)})" for s in best]
     if len(best) == 1:
         return f"{labels[0]} has the best {column} and can be told from every other row that was tested{left}"
-    return f"{_named(labels, best)} cannot be told from the best in {column}, others can{left}"
+    return f"{_named(labels, best)} cannot be told from the best in {column}, the others that were tested can{left}"
 
 
 def _figure(cell: Cell) -> str:

@@ -62,7 +62,7 @@ class Page:
     figures: Mapping[Path, str] = field(default_factory=dict)
     """PNG -> caption."""
     notes: Sequence[str] = ()
-    """What the plan asks for and could not be made."""
+    """What could not be made, and what is doubtful."""
 
 
 class CellView(NamedTuple):

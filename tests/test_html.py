@@ -160,7 +160,7 @@ def test_a_server_s_runs_are_linked_and_tracebacks_quoted_once_per_cause() -> No
 
 
 def test_figures_are_inside_with_their_captions(tmp_path: Path) -> None:
-    request = make_request(figures=("delta", "feature_maps"))
+    request = make_request(figures=("delta",))
     files = build_report(request.plan, request.frame, tmp_path, published_dir=PUBLISHED_DIR, sources=request.sources)
     pngs = [path for path in files.figures if path.suffix == ".png"]
     seen = read(files.html.read_text(encoding="utf-8"))
