@@ -16,6 +16,9 @@ from harness.data.coco_mask import decode_rle
 from harness.results import connect, default_environment, store_errors
 
 QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+TRACEBACK = "traceback.txt"
+VERSION = "harness.version."
+"""How the tags of versions begin."""
 EPOCH = "epoch/"
 """How the names of learning curves begin."""
 
@@ -63,6 +66,17 @@ class MlflowArtifacts:
         with store_errors(self._uri):
             history = self._client.get_metric_history(run_id, EPOCH + name)
         return {int(m.step): float(m.value) for m in history}
+
+    def traceback(self, run_id: str) -> str:
+        """What Python printed when the run failed; empty where it left nothing."""
+        path = self._fetch(run_id, TRACEBACK)
+        return "" if path is None else path.read_text(encoding="utf-8", errors="replace")
+
+    def versions(self, run_id: str) -> dict[str, str]:
+        """Package -> version that the run was recorded with, Python among them."""
+        with store_errors(self._uri):
+            tags = self._client.get_run(run_id).data.tags
+        return {key.removeprefix(VERSION): tags[key] for key in sorted(tags) if key.startswith(VERSION)}
 
     def _fetch(self, run_id: str, name: str) -> Path | None:
         target = Path(self._folder.name, run_id)

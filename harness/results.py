@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pandas as pd
 from mlflow import MlflowClient
@@ -150,6 +151,29 @@ def runs_page(uri: str, study: str) -> str:
     found = connect(uri).get_experiment_by_name(study)
     place = f"/experiments/{found.experiment_id}/runs?workflowType=machine_learning" if found else "/experiments"
     return f"{server}/#{place}"
+
+
+def run_pages(uri: str, frame: pd.DataFrame) -> Callable[[str], str | None]:
+    """Run id -> its page in the MLflow UI; None for runs outside the frame, and for all of a store without a server."""
+    if not uri.startswith(("http://", "https://")):
+        return lambda _: None
+    client, server = connect(uri), _public(uri)
+    with store_errors(uri):
+        found = {study: client.get_experiment_by_name(study) for study in frame["study"].dropna().unique()}
+    experiments = {study: experiment.experiment_id for study, experiment in found.items() if experiment}
+    known = frame.drop_duplicates("run_id").set_index("run_id")["study"].to_dict()
+
+    def page(run_id: str) -> str | None:
+        experiment = experiments.get(known.get(run_id))
+        return f"{server}/#/experiments/{experiment}/runs/{run_id}" if experiment is not None else None
+
+    return page
+
+
+def _public(uri: str) -> str:
+    """A server's address without user and password, which a browser asks for."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
 def _probe_sqlite(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The report of a study: every table as `.tex`, `.md` and `.csv`, a document of all of them, and what they came from.
+"""The report of a study: tables as `.tex`, `.md` and `.csv`, a document and a page of all, and what they came from.
 
 Equal results give equal bytes: nothing written here holds a time or a machine.
 """
@@ -22,13 +22,16 @@ from reports.breakdown_parts import Breakdown
 from reports.csv_table import render_csv
 from reports.figures import DrawnFigures, draw_figures
 from reports.granularity import computed_notes, published_notes
+from reports.html import Page, render_page
 from reports.latex import compile_pdf, render_document, render_table
 from reports.markdown import render_markdown
+from reports.page_parts import Background, Runs
 from reports.published import load_published
 from reports.table_model import TableModel
 from reports.tables import build_table
 
 DOCUMENT = "tables"
+PAGE = "report.html"
 MANIFEST = "manifest.json"
 FIGURES = "figures"
 """Folder of the figures, inside the report's."""
@@ -47,6 +50,8 @@ class ReportFiles:
     """LaTeX document that inputs every table."""
     pdf: Path | None
     """That document compiled; None where `pdflatex` is not on PATH."""
+    html: Path
+    """Everything as one page that needs no other file."""
     manifest: Path
     tables: tuple[TableModel, ...]
     """The tables themselves, for whoever wants to show them elsewhere."""
@@ -58,11 +63,17 @@ class ReportFiles:
     def paths(self) -> tuple[Path, ...]:
         """Every file."""
         pdf = [self.pdf] if self.pdf else []
-        return (*self.tex, *self.markdown, *self.csv, self.document, *pdf, *self.figures, self.manifest)
+        return (*self.tex, *self.markdown, *self.csv, self.document, *pdf, *self.figures, self.html, self.manifest)
 
 
 def build_report(
-    plan: Plan, frame: pd.DataFrame, out_dir: Path, *, published_dir: Path, sources: Sources | None = None
+    plan: Plan,
+    frame: pd.DataFrame,
+    out_dir: Path,
+    *,
+    published_dir: Path,
+    sources: Sources | None = None,
+    background: Background | None = None,
 ) -> ReportFiles:
     """Write the report of a study.
 
@@ -72,6 +83,7 @@ def build_report(
         out_dir: Folder to write to; made if it does not exist. Files of an earlier report are replaced.
         published_dir: Folder of the files of published numbers.
         sources: What figures and break-downs are made from; without it, they are not made and a note says so.
+        background: What the page says besides: addresses of runs, tracebacks, versions, the study's file.
 
     Raises:
         HarnessError: A table's name cannot be a file's name, published numbers are missing or damaged, or LaTeX fails.
@@ -96,12 +108,22 @@ def build_report(
     document = _write(out_dir / f"{DOCUMENT}.tex", render_document([t.name for t in shown], title=title))
     document.with_suffix(".pdf").unlink(missing_ok=True)
     pdf = compile_pdf(document)
-    written = (*tex, *markdown, *csv, document, *([pdf] if pdf else []), *drawn.paths)
+    remarks = (*notes, *drawn.notes, *doubts)
+    said = background or Background()
+    page = Page(
+        plan,
+        tables,
+        Runs(plan, frame, said),
+        study_text=said.study_text,
+        breakdowns=[b.table for b in breakdowns],
+        figures=drawn.captions,
+        notes=remarks,
+    )
+    html = _write(out_dir / PAGE, render_page(page))
+    written = (*tex, *markdown, *csv, document, *([pdf] if pdf else []), *drawn.paths, html)
     run_ids = drawn.run_ids | {run for table in shown for _, cell in table.cells() for run in cell.run_ids}
     manifest = _write(out_dir / MANIFEST, _manifest(plan, run_ids, {p.relative_to(out_dir): p for p in written}))
-    return ReportFiles(
-        tex, markdown, csv, document, pdf, manifest, tables, figures=drawn.paths, notes=(*notes, *drawn.notes, *doubts)
-    )
+    return ReportFiles(tex, markdown, csv, document, pdf, html, manifest, tables, figures=drawn.paths, notes=remarks)
 
 
 def _breakdowns(plan: Plan, frame: pd.DataFrame, sources: Sources | None) -> tuple[list[Breakdown], list[str]]:

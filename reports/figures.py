@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +47,8 @@ class DrawnFigures:
     run_ids: frozenset[str]
     notes: tuple[str, ...]
     """One line per figure that could not be drawn."""
+    captions: Mapping[Path, str] = field(default_factory=dict)
+    """PNG -> caption."""
 
 
 def draw_figures(request: FigureRequest, folder: Path) -> DrawnFigures:
@@ -73,5 +75,10 @@ def draw_figures(request: FigureRequest, folder: Path) -> DrawnFigures:
             except NotDrawn as reason:
                 notes.append(f"figure {name} of table {table.name}: {reason}")
     with house_style():
-        paths = [path for drawing in drawings for path in write_drawing(drawing, folder)]
-    return DrawnFigures(tuple(paths), frozenset(r for d in drawings for r in d.run_ids), tuple(notes))
+        written = [(drawing, write_drawing(drawing, folder)) for drawing in drawings]
+    return DrawnFigures(
+        tuple(path for _, paths in written for path in paths),
+        frozenset(run for drawing in drawings for run in drawing.run_ids),
+        tuple(notes),
+        {path: drawing.caption for drawing, paths in written for path in paths if path.suffix == ".png"},
+    )

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from harness.errors import TrialStopped
 from harness.records import Trial, TrialResult
@@ -146,6 +147,10 @@ def test_run_report_and_run_again(harness: Command, tmp_path: Path) -> None:
     assert rebuilt.code == 0
     assert str(tables / "decoder.md") in json.loads(rebuilt.out)["files"]
     assert f"tables     {tables}" in rebuilt.err
+    assert f"page       {tables / 'report.html'}" in rebuilt.err
+    page = (tables / "report.html").read_text(encoding="utf-8")
+    assert "<dt>torch</dt>" in page
+    assert escape(study.read_text(encoding="utf-8")) in page
     assert (tables / "decoder.md").read_text() == before
     assert json.loads(harness("run", study, "--executor", "local", "--json").out)["counts"] == {
         "trials": 2,

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 import harness.results
 from harness.errors import TrackingError
-from harness.results import COLUMNS, connect, results_frame, runs_page, store_errors
+from harness.results import COLUMNS, connect, results_frame, run_pages, runs_page, store_errors
 
 
 @pytest.fixture
@@ -111,6 +111,20 @@ def test_address_of_the_runs(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert runs_page(uri, "one") == f"http://127.0.0.1:5000{page}"
     monkeypatch.setattr(harness.results, "connect", lambda _: client)
     assert runs_page("https://mlflow.example.org/", "one") == f"https://mlflow.example.org{page}"
+
+
+def test_address_of_a_run(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect(uri)
+    ours = add_run(client, "one", "a", metrics={"val/miou": 0.5})
+    shared = add_run(client, "two", "b", metrics={"val/miou": 0.5})
+    frame = results_frame(uri, ["a", "b"])
+    assert run_pages(uri, frame)(ours) is None, "no server shows it"
+    monkeypatch.setattr(harness.results, "connect", lambda _: client)
+    page = run_pages("https://me:secret@mlflow.example.org/base/", frame)
+    for run_id, study in ((ours, "one"), (shared, "two")):
+        number = client.get_experiment_by_name(study).experiment_id
+        assert page(run_id) == f"https://mlflow.example.org/base/#/experiments/{number}/runs/{run_id}"
+    assert page("another") is None
 
 
 def test_a_file_that_is_no_database(tmp_path: Path, uri: str) -> None:

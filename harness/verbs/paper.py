@@ -116,18 +116,26 @@ def make_report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Pat
     """Build every table and figure from MLflow, record them there, and say where they are, in words and for JSON."""
     from harness.artifacts import MlflowArtifacts
     from harness.panels import DatasetPanels
-    from harness.results import results_frame, runs_page, shown
+    from harness.results import results_frame, run_pages, runs_page, shown
     from harness.tracking import MlflowTracker
     from reports.artifacts import Sources
     from reports.build import build_report
+    from reports.page_parts import Background
     from reports.terminal import render_terminal
 
     frame = results_frame(uri, (t.id for t in found.trials))
-    sources = Sources(MlflowArtifacts(uri), DatasetPanels(found.trials[0], storage))
-    files = build_report(found, frame, folder, published_dir=spec.parent / "published", sources=sources)
+    left = MlflowArtifacts(uri)
+    background = Background(run_pages(uri, frame), left.traceback, left.versions, spec.read_text(encoding="utf-8"))
+    files = build_report(
+        *(found, frame, folder),
+        published_dir=spec.parent / "published",
+        sources=Sources(left, DatasetPanels(found.trials[0], storage)),
+        background=background,
+    )
     for table in files.tables:
         console.print(render_terminal(table))
     say(f"tables     {folder}  (.tex .md .csv)", console)
+    say(f"page       {files.html}", console)
     pdf = files.pdf or "not built: pdflatex is not on PATH (Debian: apt-get install texlive-latex-extra)"
     say(f"PDF        {pdf}", console)
     if files.figures:
