@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.data.coco_mask import decode_rle
-from harness.results import connect, default_environment, store_errors
+from harness.records import Trial
+from harness.results import connect, default_environment, find_runs, run_page, store_errors
 
 QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 TRACEBACK = "traceback.txt"
@@ -21,6 +24,16 @@ VERSION = "harness.version."
 """How the tags of versions begin."""
 EPOCH = "epoch/"
 """How the names of learning curves begin."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the store keeps of a run beside its scores."""
+
+    run_id: str
+    page: str
+    """Address in the MLflow UI."""
+    tags: Mapping[str, str]
 
 
 class MlflowArtifacts:
@@ -77,6 +90,30 @@ class MlflowArtifacts:
         with store_errors(self._uri):
             tags = self._client.get_run(run_id).data.tags
         return {key.removeprefix(VERSION): tags[key] for key in sorted(tags) if key.startswith(VERSION)}
+
+    def record(self, run_id: str) -> RunRecord:
+        """A run's tags and page."""
+        with store_errors(self._uri):
+            run = self._client.get_run(run_id)
+        return RunRecord(run_id, run_page(self._uri, run.info.experiment_id, run_id), dict(run.data.tags))
+
+    def document(self, run_id: str, name: str) -> dict[str, Any] | None:
+        """A JSON artifact, for example `code.json`; None where the run left none."""
+        path = self._fetch(run_id, name)
+        return None if path is None else dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def last_of(self, study: str, trial: Trial) -> tuple[str, Trial] | None:
+        """The last run of a study that stood for the same replicate of a variant, whatever its configuration was."""
+        with store_errors(self._uri):
+            experiment = self._client.get_experiment_by_name(study)
+            runs = (
+                find_runs(self._client, "tags.`harness.kind` = 'trial'", experiment.experiment_id) if experiment else []
+            )
+        wanted = {"harness.variant": trial.variant, "harness.replicate": str(trial.replicate)}
+        for run in runs:
+            if wanted.items() <= run.data.tags.items() and (kept := self.document(run.info.run_id, "trial.json")):
+                return str(run.info.run_id), Trial.from_json(kept)
+        return None
 
     def _fetch(self, run_id: str, name: str) -> Path | None:
         target = Path(self._folder.name, run_id)

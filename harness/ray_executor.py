@@ -95,7 +95,13 @@ def connect(address: str | None, code: Path | None) -> None:
     }
     environment: dict[str, Any] = {"env_vars": variables} | ({"working_dir": str(code)} if given else {})
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
+        ray.init(
+            address=address,
+            include_dashboard=False,  # of a Ray that is started here: three CPU-seconds that no trial needs
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env=environment,
+        )
     except ConnectionError as error:
         raise HarnessError(f"Ray must be reachable at {address!r}; got: {str(error).splitlines()[0]}") from None
 

@@ -147,10 +147,18 @@ def runs_page(uri: str, study: str) -> str:
 
     Without `workflowType` the UI opens an experiment on its pages for language-model traces.
     """
-    server = shown(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     found = connect(uri).get_experiment_by_name(study)
     place = f"/experiments/{found.experiment_id}/runs?workflowType=machine_learning" if found else "/experiments"
-    return f"{server}/#{place}"
+    return f"{_server(uri)}/#{place}"
+
+
+def run_page(uri: str, experiment_id: str, run_id: str) -> str:
+    """Address of a run in the MLflow UI, as `runs_page` gives that of a study."""
+    return f"{_server(uri)}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def _server(uri: str) -> str:
+    return shown(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
 
 
 def run_pages(uri: str, frame: pd.DataFrame) -> Callable[[str], str | None]:

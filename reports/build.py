@@ -23,8 +23,10 @@ from reports.csv_table import render_csv
 from reports.figures import DrawnFigures, draw_figures
 from reports.granularity import computed_notes, published_notes
 from reports.html import Page, render_page
-from reports.latex import compile_pdf, render_document, render_table
+from reports.latex import Origin, compile_pdf, render_document, render_table
 from reports.markdown import render_markdown
+from reports.numbers import FILE as NUMBERS
+from reports.numbers import numbers_of, render_numbers
 from reports.page_parts import Background, Runs
 from reports.published import load_published
 from reports.table_model import TableModel
@@ -32,6 +34,8 @@ from reports.tables import build_table
 
 DOCUMENT = "tables"
 PAGE = "report.html"
+RESERVED = (DOCUMENT, NUMBERS)
+"""Names of files that no table may have."""
 MANIFEST = "manifest.json"
 FIGURES = "figures"
 """Folder of the figures, inside the report's."""
@@ -52,6 +56,8 @@ class ReportFiles:
     """That document compiled; None where `pdflatex` is not on PATH."""
     html: Path
     """Everything as one page that needs no other file."""
+    numbers: Path
+    """A LaTeX macro for every figure."""
     manifest: Path
     tables: tuple[TableModel, ...]
     """The tables themselves, for whoever wants to show them elsewhere."""
@@ -63,7 +69,30 @@ class ReportFiles:
     def paths(self) -> tuple[Path, ...]:
         """Every file."""
         pdf = [self.pdf] if self.pdf else []
-        return (*self.tex, *self.markdown, *self.csv, self.document, *pdf, *self.figures, self.html, self.manifest)
+        texts = (*self.tex, *self.markdown, *self.csv, self.document, self.numbers)
+        return (*texts, *pdf, *self.figures, self.html, self.manifest)
+
+
+@dataclass(frozen=True)
+class FilledTables:
+    """The tables of a report before they are written."""
+
+    tables: tuple[TableModel, ...]
+    breakdowns: tuple[Breakdown, ...]
+    notes: tuple[str, ...]
+    """Break-downs that could not be made."""
+    doubts: tuple[str, ...]
+    """What a reader of the tables must know."""
+
+    @property
+    def shown(self) -> tuple[TableModel, ...]:
+        """All of them, in the order of the report."""
+        return (*self.tables, *(b.table for b in self.breakdowns))
+
+    @property
+    def csv(self) -> dict[str, str]:
+        """Name -> the figures as CSV."""
+        return {**{t.name: render_csv(t) for t in self.tables}, **{b.table.name: b.csv for b in self.breakdowns}}
 
 
 def build_report(
@@ -88,6 +117,54 @@ def build_report(
     Raises:
         HarnessError: A table's name cannot be a file's name, published numbers are missing or damaged, or LaTeX fails.
     """
+    filled = fill_tables(plan, frame, published_dir=published_dir, sources=sources)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    drawn = _figures(plan, frame, sources, out_dir / FIGURES)
+    shown, origin = filled.shown, Origin(plan.study, plan.spec_sha)
+    tex = tuple(_write(out_dir / f"{t.name}.tex", render_table(t, origin)) for t in shown)
+    markdown = tuple(_write(out_dir / f"{t.name}.md", render_markdown(t)) for t in shown)
+    csv = tuple(_write(out_dir / f"{name}.csv", text) for name, text in filled.csv.items())
+    numbers = _write(out_dir / f"{NUMBERS}.tex", render_numbers(numbers_of(shown), origin))
+    title = f"Tables of study “{plan.study}”: {plan.question}"
+    document = _write(out_dir / f"{DOCUMENT}.tex", render_document([t.name for t in shown], title=title))
+    document.with_suffix(".pdf").unlink(missing_ok=True)
+    pdf = compile_pdf(document)
+    notes = (*filled.notes, *drawn.notes, *filled.doubts)
+    said = background or Background()
+    page = Page(
+        plan,
+        filled.tables,
+        Runs(plan, frame, said),
+        study_text=said.study_text,
+        breakdowns=[b.table for b in filled.breakdowns],
+        figures=drawn.captions,
+        notes=notes,
+    )
+    html = _write(out_dir / PAGE, render_page(page))
+    written = (*tex, *markdown, *csv, document, numbers, *([pdf] if pdf else []), *drawn.paths, html)
+    run_ids = drawn.run_ids | {run for table in shown for _, cell in table.cells() for run in cell.run_ids}
+    manifest = _write(out_dir / MANIFEST, _manifest(plan, run_ids, {p.relative_to(out_dir): p for p in written}))
+    return ReportFiles(
+        *(tex, markdown, csv, document, pdf, html, numbers, manifest, filled.tables),
+        figures=drawn.paths,
+        notes=notes,
+    )
+
+
+def fill_tables(
+    plan: Plan, frame: pd.DataFrame, *, published_dir: Path, sources: Sources | None = None
+) -> FilledTables:
+    """Every table and break-down of a study, as its report shows them; nothing is written.
+
+    Args:
+        plan: The study, expanded.
+        frame: Results frame.
+        published_dir: Folder of the files of published numbers.
+        sources: As for `build_report`.
+
+    Raises:
+        HarnessError: A table's name cannot be a file's name, or published numbers are missing or damaged.
+    """
     _check_names([table.name for table in plan.tables])
     files = {name: load_published(name, folder=published_dir) for name in _published_names(plan)}
     tables = tuple(
@@ -97,33 +174,7 @@ def build_report(
     breakdowns, notes = _breakdowns(plan, frame, sources)
     doubts = published_notes(plan, files) + (computed_notes(FigureRequest(plan, frame, sources)) if sources else [])
     _check_names([t.name for t in (*tables, *(b.table for b in breakdowns))])
-    out_dir.mkdir(parents=True, exist_ok=True)
-    drawn = _figures(plan, frame, sources, out_dir / FIGURES)
-    shown = (*tables, *(b.table for b in breakdowns))
-    tex = tuple(_write(out_dir / f"{t.name}.tex", render_table(t)) for t in shown)
-    markdown = tuple(_write(out_dir / f"{t.name}.md", render_markdown(t)) for t in shown)
-    texts = [*((t.name, render_csv(t)) for t in tables), *((b.table.name, b.csv) for b in breakdowns)]
-    csv = tuple(_write(out_dir / f"{name}.csv", text) for name, text in texts)
-    title = f"Tables of study “{plan.study}”: {plan.question}"
-    document = _write(out_dir / f"{DOCUMENT}.tex", render_document([t.name for t in shown], title=title))
-    document.with_suffix(".pdf").unlink(missing_ok=True)
-    pdf = compile_pdf(document)
-    remarks = (*notes, *drawn.notes, *doubts)
-    said = background or Background()
-    page = Page(
-        plan,
-        tables,
-        Runs(plan, frame, said),
-        study_text=said.study_text,
-        breakdowns=[b.table for b in breakdowns],
-        figures=drawn.captions,
-        notes=remarks,
-    )
-    html = _write(out_dir / PAGE, render_page(page))
-    written = (*tex, *markdown, *csv, document, *([pdf] if pdf else []), *drawn.paths, html)
-    run_ids = drawn.run_ids | {run for table in shown for _, cell in table.cells() for run in cell.run_ids}
-    manifest = _write(out_dir / MANIFEST, _manifest(plan, run_ids, {p.relative_to(out_dir): p for p in written}))
-    return ReportFiles(tex, markdown, csv, document, pdf, html, manifest, tables, figures=drawn.paths, notes=remarks)
+    return FilledTables(tables, tuple(breakdowns), tuple(notes), tuple(doubts))
 
 
 def _breakdowns(plan: Plan, frame: pd.DataFrame, sources: Sources | None) -> tuple[list[Breakdown], list[str]]:
@@ -144,8 +195,9 @@ def _check_names(names: Sequence[str]) -> None:
     if not names:
         raise HarnessError("a report needs at least one table; add one to report.tables of the study")
     for name in names:
-        if not FILE_NAME.fullmatch(name) or name == DOCUMENT:
-            raise HarnessError(f"table name {name!r} must be letters, digits, - and _, and not {DOCUMENT!r}; rename it")
+        if not FILE_NAME.fullmatch(name) or name in RESERVED:
+            taken = " or ".join(repr(word) for word in RESERVED)
+            raise HarnessError(f"table name {name!r} must be letters, digits, - and _, and not {taken}; rename it")
     folded = [name.lower() for name in names]
     for name, key in zip(names, folded, strict=True):
         if folded.count(key) > 1:

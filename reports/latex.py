@@ -38,6 +38,20 @@ WORDS = {
 """What stands where there is no figure and nothing failed."""
 
 
+class Origin(NamedTuple):
+    """What a file was made from."""
+
+    study: str = "unknown"
+    sha: str = "unknown"
+    """SHA-256 of the study."""
+
+
+UNKNOWN = Origin()
+
+MARKER = re.compile(r"% harness (?:table ([\w-]+)|numbers) of study (.*), sha (\w+);")
+"""How a generated file begins: its table, if it is one, and its study."""
+
+
 class Group(NamedTuple):
     """Neighbouring columns under one head."""
 
@@ -47,12 +61,29 @@ class Group(NamedTuple):
     last: int
 
 
-def render_table(table: TableModel) -> str:
+def marker(what: str, origin: Origin) -> str:
+    """The first line of a generated file, by which a copy of it is found again.
+
+    Args:
+        what: `numbers`, or `table` and its name.
+        origin: What it was made from.
+    """
+    study = plain_comment(origin.study)
+    return f'% harness {what} of study {study}, sha {origin.sha[:12]}; from "harness report", changes here are lost.'
+
+
+def plain_comment(text: str) -> str:
+    """A text that cannot leave the line of its comment."""
+    return NOT_IN_A_COMMENT.sub("?", text)
+
+
+def render_table(table: TableModel, origin: Origin = UNKNOWN) -> str:
     """A float in booktabs style, one cell per line, each followed by a comment that names its runs."""
     switches = len(table.switch_heads)
     template = _environment().get_template("table.tex.j2")
     return template.render(
         table=table,
+        marker=Latex(marker(f"table {table.name}", origin)),
         name=Latex(table.name),
         float=Latex("table*" if len(table.columns) + switches > WIDE_COLUMNS else "table"),
         columns_spec=Latex("c" * switches + "r@{}l" * len(table.columns)),
@@ -88,8 +119,8 @@ def cell_origin(cell: Cell) -> Latex:
     """What a comment says of a cell: its runs, or the publication it is quoted from."""
     what = f"{'delta ' if cell.is_delta else ''}{cell.split} {cell.metric}"
     if cell.source:
-        return Latex(NOT_IN_A_COMMENT.sub("?", f"{what}; published: {cell.source}"))
-    return Latex(NOT_IN_A_COMMENT.sub("?", f"{what}; runs: {' '.join(cell.run_ids) or 'none'}"))
+        return Latex(plain_comment(f"{what}; published: {cell.source}"))
+    return Latex(plain_comment(f"{what}; runs: {' '.join(cell.run_ids) or 'none'}"))
 
 
 def compile_pdf(path: Path) -> Path | None:

@@ -34,7 +34,7 @@ LAYERS = (
         *("harness.trial_folder", "harness.trial_lookup", "harness.placement", "harness.schedule", "harness.retry"),
         *("harness.stopping", "harness.frozen_code", "harness.isolation", "harness.spool"),
     ),
-    ("harness.trial_log", "harness.trial_diff", "harness.garbage"),
+    ("harness.trial_log", "harness.trial_diff", "harness.garbage", "harness.code_reach"),
     ("harness.metrics", "harness.confusion", "harness.data.base"),
     (
         *("harness.spec", "harness.spec_part", "harness.spec_recipe", "harness.spec_protocol", "harness.spec_report"),
@@ -67,7 +67,7 @@ LAYERS = (
     ("harness.ray_executor",),
     ("harness.study", "harness.search_phase"),
     ("reports",),
-    ("harness.panels",),
+    ("harness.panels", "harness.explain", "harness.explain_view"),
     ("harness.verbs",),
     ("harness.cli",),
     ("harness.__main__",),
@@ -97,7 +97,7 @@ LIGHT = (
     *(f"harness.{m}" for m in ("spool", "tracking", "sync", "tuning")),
     *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report", "spec_search")),
     *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides")),
-    *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "verbs", "cli")),
+    *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "explain", "verbs", "cli")),
     "reports",
 )
 

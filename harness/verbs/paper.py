@@ -1,10 +1,10 @@
-"""`harness report` and `power`: what a study's record says."""
+"""`harness report`, `explain` and `power`: what a study's record says."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -27,8 +27,12 @@ from harness.verbs.options import (
 )
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from harness.artifacts import MlflowArtifacts
     from harness.records import Plan
     from harness.spec import StudySpec
+    from reports.build import FilledTables
 
 app = typer.Typer()
 
@@ -65,18 +69,106 @@ def report(
     tracking_uri: TrackingUri = None,
     optuna_storage: OptunaStorage = None,
     output: Annotated[Path | None, typer.Option("--out", help="Default: reports/<study> in the storage.")] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Write nothing; compare this folder or .tex file of a paper with the store.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rebuild the study's tables from what MLflow has recorded."""
+    """Rebuild the study's tables from what MLflow has recorded, or check that a paper still says the same."""
     from harness.spec import load_study
 
     study = load_study(spec, overrides or ())
     folder = recorded_storage(spec, storage, tracking_uri)
     found = _settled(study, spec, folder, optuna_storage)
+    if check is not None:
+        _check_paper(check, _filled(found, store_uri(tracking_uri, folder), spec, folder), as_json=as_json)
+        return
     target = output or folder / "reports" / found.study
     made = make_report(found, store_uri(tracking_uri, folder), target, spec, storage=folder, console=screen(as_json))
     if as_json:
         print_json(made)
+
+
+class Filled(NamedTuple):
+    """A study's tables, and what they were filled from."""
+
+    plan: Plan
+    tables: FilledTables
+    frame: DataFrame
+    artifacts: MlflowArtifacts
+
+
+def _filled(found: Plan, uri: str, spec: Path, storage: Path) -> Filled:
+    """The tables of a study as MLflow's record fills them now; nothing is written."""
+    from harness.artifacts import MlflowArtifacts
+    from harness.panels import DatasetPanels
+    from harness.results import results_frame
+    from reports.artifacts import Sources
+    from reports.build import fill_tables
+
+    frame, artifacts = results_frame(uri, (t.id for t in found.trials)), MlflowArtifacts(uri)
+    sources = Sources(artifacts, DatasetPanels(found.trials[0], storage))
+    tables = fill_tables(found, frame, published_dir=spec.parent / "published", sources=sources)
+    return Filled(found, tables, frame, artifacts)
+
+
+def _check_paper(paper: Path, filled: Filled, *, as_json: bool) -> None:
+    """Print what a paper has that the store does not say; exit code 1 where there is any."""
+    from reports.latex import Origin
+    from reports.paper_check import Current, check_paper
+
+    tables = filled.tables
+    origin = Origin(filled.plan.study, filled.plan.spec_sha)
+    done = check_paper(paper, Current(origin, {t.name: t for t in tables.shown}, tables.csv))
+    console = screen(as_json)
+    for finding in done.findings:
+        say(str(finding), console)
+    for name in done.others:
+        warn(f"note: {name} is of another study and was not compared")
+    if not done.checked and not done.cited:
+        warn(f"note: {paper} holds no copy of a table of study {filled.plan.study} and cites no number")
+    say(f"{len(done.checked)} copies, {done.cited} cited numbers, {len(done.findings)} differences", console)
+    if as_json:
+        print_json(asdict(done))
+    if done.findings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    spec: Spec,
+    figure: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE:ROW:METRIC",
+            help="ROW: a label or a part of one; METRIC: a name or head.",
+            show_default=False,
+        ),
+    ],
+    split: Annotated[str | None, typer.Option(help="Default: the study's primary split.")] = None,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    optuna_storage: OptunaStorage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say where a figure of a table comes from: trials, runs, code, data, weights, logs, and what changed since."""
+    from harness.explain import Request
+    from harness.explain import explain as explained
+    from harness.explain_view import explanation_lines
+    from harness.frozen_code import code_files
+    from harness.spec import load_study
+
+    study = load_study(spec, overrides or ())
+    folder = recorded_storage(spec, storage, tracking_uri)
+    plan = _settled(study, spec, folder, optuna_storage)
+    filled = _filled(replace(plan, breakdowns=()), store_uri(tracking_uri, folder), spec, folder)
+    request = Request(plan, filled.tables.tables, filled.frame, filled.artifacts, folder, code_files())
+    found = explained(request, figure, split=split)
+    for line in explanation_lines(found):
+        say(line, screen(as_json))
+    if as_json:
+        print_json(found.to_json())
 
 
 @app.command()
