@@ -27,7 +27,11 @@ def explanation_lines(found: Explanation) -> Iterator[str]:
     for replicate in found.replicates:
         yield from _replicate_lines(replicate)
     if found.replicates:
-        yield "stale: code, data or configuration changed since it ran" if found.is_stale else "not stale"
+        yield (
+            "stale: code, data or configuration changed since it ran"
+            if found.is_stale
+            else "no change is known since it ran"
+        )
 
 
 def _replicate_lines(one: Replicate) -> Iterator[str]:

@@ -58,7 +58,14 @@ def test_a_cell_says_where_it_comes_from(harness: Command, ran_tiny: Path) -> No
     assert (len(one["commit"]), len(one["code_sha"]), len(one["data_fingerprint"])) == (40, 12, 16)
     assert (found["stale"], one["stale"], one["also"]) == (False, [], [])
     shown = harness(*words).out
-    for part in (one["trial_id"], one["run_id"], one["commit"], one["checkpoint"], one["log"], "not stale"):
+    for part in (
+        one["trial_id"],
+        one["run_id"],
+        one["commit"],
+        one["checkpoint"],
+        one["log"],
+        "no change is known since it ran",
+    ):
         assert part in shown
 
 
