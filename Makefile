@@ -28,7 +28,7 @@ demo: $(STAMP)  ## train and report a small study (STUDY=experiments/demo.yaml)
 test: $(STAMP)  ## run the test suite on the CPU
 	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest
 
-test-cluster: $(STAMP)  ## several hosts in network namespaces: ssh, Slurm, lost nodes, killed drivers (minutes; root)
+test-cluster: $(STAMP)  ## several hosts, servers, killed processes (minutes; some need root)
 	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m cluster
 
 check: $(STAMP)  ## ruff, mypy, house rules

@@ -24,6 +24,8 @@ NUM_WRITERS = 16
 EPOCHS = 5
 NAMES = ("miou", "oiou", "p50", "p60", "p70", "p80", "p90")
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.fixture(scope="module")
 def uri() -> Iterator[str]:

@@ -157,6 +157,7 @@ def test_a_process_is_used_again_and_shows_nothing_of_the_trial_before(executor:
     assert events.notices == []
 
 
+@pytest.mark.cluster
 def test_a_process_that_cannot_be_cleaned_is_not_used_again(executor: Any, tmp_path: Path) -> None:
     import json
 
@@ -169,6 +170,7 @@ def test_a_process_that_cannot_be_cleaned_is_not_used_again(executor: Any, tmp_p
     assert notice == "the process of leaves #1 is not used again: harness.metrics has other values of METRICS"
 
 
+@pytest.mark.cluster
 def test_gpus_are_given_out_and_never_twice(executor: Any, tmp_path: Path) -> None:
     trials = [behaving(f"t{i}", gpus_per_worker=2) for i in range(3)]
     events = run_all(executor, trials, tmp_path)
@@ -192,6 +194,7 @@ def test_what_no_node_has_is_named_before_anything_starts(
     assert events.started_ids == []
 
 
+@pytest.mark.cluster
 def test_a_budget_that_is_used_up_is_named(executor: Any, tmp_path: Path) -> None:
     trials = [behaving(f"t{i}") for i in range(3)]
     events = run_all(executor, trials, tmp_path, limits=Limits(max_running=1, hours=1e-6))
@@ -217,6 +220,7 @@ def test_asked_to_stop_running_trials_save_their_state_and_no_more_start(executo
     assert not list(tmp_path.glob("trials/*/claim.json"))
 
 
+@pytest.mark.cluster
 def test_asked_twice_running_trials_are_ended(executor: Any, tmp_path: Path) -> None:
     trial = behaving("hangs")
     events = Events()
@@ -233,6 +237,7 @@ def test_asked_twice_running_trials_are_ended(executor: Any, tmp_path: Path) -> 
     assert read_result(trial_folder(tmp_path, trial)) is None
 
 
+@pytest.mark.cluster
 def test_two_drivers_run_every_trial_once(executor: Any, tmp_path: Path) -> None:
     from harness.ray_executor import RayExecutor
 
@@ -259,6 +264,7 @@ def test_two_drivers_run_every_trial_once(executor: Any, tmp_path: Path) -> None
         mine.close()
 
 
+@pytest.mark.cluster
 def test_a_pilot_measures_what_a_share_of_a_gpu_must_be(executor: Any, tmp_path: Path) -> None:
     trials = [behaving(f"measures#{i}", gpus_per_worker=0.25) for i in range(3)]
     for trial in trials:

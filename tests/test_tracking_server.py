@@ -20,6 +20,8 @@ from tests.recorded_study import play, record_of
 from tests.servers import MlflowServer
 from tests.tiny import tiny_plan
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[MlflowServer]:
