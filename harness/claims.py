@@ -105,6 +105,7 @@ class Claims:
         self._folder.mkdir(parents=True, exist_ok=True)
         for path in abandoned(storage):
             path.unlink(missing_ok=True)
+            path.with_suffix(".stop").unlink(missing_ok=True)
         pid = os.getpid()
         self.driver = Driver(uuid.uuid4().hex[:12], study, this_host(), pid, birth_of(pid), time.time())
         self._file = self._folder / f"{self.driver.token}.json"

@@ -83,13 +83,11 @@ class RayContext:
 
 
 def _device(trial: Trial) -> torch.device:
-    if trial.resources.gpus_per_worker == 0:
+    if trial.resources.gpus_per_worker == 0 or os.environ.get(FAKE_GPUS):
         return torch.device("cpu")
     if torch.cuda.is_available():
         found: torch.device = get_device()
         return found
-    if os.environ.get(FAKE_GPUS):
-        return torch.device("cpu")
     raise HarnessError(
         f"resources.gpus_per_worker = {trial.resources.gpus_per_worker:g} needs CUDA on every node with GPUs, PyTorch "
         f"finds none on {os.uname().nodename}; check the driver there with nvidia-smi, or set gpus_per_worker: 0"

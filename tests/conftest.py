@@ -67,6 +67,7 @@ def ray_cluster() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_FAKE_GPUS", "1")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")  # Ray counts them; nothing in these trials looks at them
         ray.init("local", num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield
         ray.shutdown()

@@ -84,7 +84,9 @@ def test_nothing_of_a_living_driver_goes(storage: Path) -> None:
         lone = storage / "spool" / "tiny" / "no-driver"  # of a process that only reports
         lone.mkdir()
         (lone / "owner.json").write_text(json.dumps({**asdict(claims.driver), "token": "no-driver"}))
-        assert names(storage, Limits(recorded=())) == ALWAYS - {"code abc"}
+        # a driver that starts clears away what dead ones of this machine left in drivers/
+        kept = {"code abc", "drivers feed.json", "drivers feed.stop"}
+        assert names(storage, Limits(recorded=())) == ALWAYS - kept
 
 
 def test_it_lists_asks_and_deletes(harness: Command, storage: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -11,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,13 @@ import torch.distributed as dist
 
 import harness.metrics
 from harness.isolation import Baseline
+
+
+@pytest.fixture(autouse=True)
+def thawed() -> Iterator[None]:
+    """What a baseline took out of the garbage collector's sight is put back: this process has an end of its own."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -48,18 +57,20 @@ def test_environment_folder_and_path_are_put_back(baseline: Baseline, tmp_path: 
 
 
 def test_switches_of_pytorch_are_put_back(baseline: Baseline) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
+    def seen() -> tuple[Any, ...]:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        benchmark = torch.backends.cudnn.benchmark
+        return torch.get_num_threads(), torch.zeros(1).dtype, deterministic, torch.is_grad_enabled(), benchmark
+
+    before = seen()
+    torch.set_num_threads(before[0] + 1)
     torch.set_default_dtype(torch.float64)
-    torch.use_deterministic_algorithms(True)
-    torch.set_grad_enabled(False)
-    torch.backends.cudnn.benchmark = True
+    torch.use_deterministic_algorithms(not before[2])
+    torch.set_grad_enabled(not before[3])
+    torch.backends.cudnn.benchmark = not before[4]
+    assert not any(a == b for a, b in zip(seen(), before, strict=True))
     assert baseline.restore() == []
-    assert torch.get_num_threads() == threads
-    assert torch.zeros(1).dtype == torch.float32
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert torch.is_grad_enabled()
-    assert not torch.backends.cudnn.benchmark
+    assert seen() == before
 
 
 def test_random_states_do_not_go_on(baseline: Baseline) -> None:
