@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.executor import LocalExecutor, read_history, read_result, trial_folder
+from harness.executor import LocalExecutor
 from harness.records import Trial
+from harness.trial_folder import read_history, read_result, trial_folder
 from tests.cluster.nodes import GCS_PORT, ROOT, Host, Hosts, unavailable, wait_until, write_private
-from tests.contracts.test_executors import GENTLE, Events
+from tests.contracts.test_executors import GENTLE
+from tests.events import run_all
 from tests.tiny import tiny_plan
 
 pytestmark = pytest.mark.cluster
@@ -144,7 +146,7 @@ def test_nobody_gets_in_without_the_token(launched: Launched) -> None:
 
 def test_a_trial_over_two_nodes_scores_what_one_process_does(launched: Launched, tmp_path: Path) -> None:
     """With one CPU per node its two workers cannot be on one."""
-    LocalExecutor().run([launched.trial], tmp_path, Events())
+    run_all(LocalExecutor(), [launched.trial], tmp_path)
     found, local = (trial_folder(storage, launched.trial) for storage in (launched.storage, tmp_path))
     assert scores(found) == pytest.approx(scores(local), abs=1e-6)
     for epoch, kept in zip(read_history(found), read_history(local), strict=True):

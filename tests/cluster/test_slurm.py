@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.executor import read_result, trial_folder
 from harness.records import TrialState
+from harness.trial_folder import read_result, trial_folder
 from tests.cluster.nodes import Host, Hosts, unavailable, wait_until
 from tests.tiny import tiny_plan
 
