@@ -91,6 +91,11 @@ class Liveness:
             self._seen[token] = (touched, now)
         return now - self._seen[token][1] < STALE_SECONDS
 
+    def is_held(self, folder: Path) -> bool:
+        """Whether a driver that must be taken to be alive has claimed a trial's folder."""
+        token = claimed_by(folder)
+        return token is not None and self.is_alive(token)
+
 
 class Claims:
     """This process as a driver, and the trials it has claimed.

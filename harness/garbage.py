@@ -6,25 +6,15 @@ no frozen code and no folder of an unrecorded trial.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.claims import (
-    BEAT_SECONDS,
-    CLAIM,
-    DRIVERS,
-    Liveness,
-    abandoned,
-    birth_of,
-    claimed_by,
-    read_drivers,
-    this_host,
-)
+from harness.claims import BEAT_SECONDS, CLAIM, DRIVERS, Liveness, abandoned, read_drivers
 from harness.records import TrialResult, TrialState
+from harness.spool import SPOOL, Spool, is_abandoned
 from harness.trial_folder import read_result
 
 DRAFT_SECONDS = 600.0
@@ -89,14 +79,10 @@ class _Finder:
         """Whether any driver lives, as of now: one may have started since the last look."""
         return any(self._liveness.is_alive(driver.token) for driver in read_drivers(self._storage))
 
-    def _is_held(self, folder: Path) -> bool:
-        token = claimed_by(folder)
-        return token is not None and self._liveness.is_alive(token)
-
     def trials(self) -> Iterator[Garbage]:
         """What trials keep and need no more."""
         for folder in sorted(path for path in (self._storage / "trials").glob("*") if path.is_dir()):
-            if self._is_held(folder):
+            if self._liveness.is_held(folder):
                 continue
             result = read_result(folder)
             if self._is_orphan(folder, result):
@@ -112,7 +98,10 @@ class _Finder:
         recorded = self._limits.recorded
         if recorded is None or (result is not None and result.state is TrialState.COMPLETE) or self._is_driven():
             return False
-        return folder.name not in recorded and not any(_records(self._storage / "spool"))
+        return folder.name not in recorded and not any(s.waiting() or s.refused() for s in self._spools())
+
+    def _spools(self) -> Iterator[Spool]:
+        yield from (Spool(path) for path in sorted((self._storage / SPOOL).glob("*/*")) if path.is_dir())
 
     def _states(self, folder: Path, result: TrialResult) -> Iterator[Garbage]:
         best = folder / f"best-{result.best_epoch}.pt"
@@ -136,35 +125,20 @@ class _Finder:
 
     def spools(self) -> Iterator[Garbage]:
         """Spools of dead drivers: empty ones, and with `spool` those that hold records."""
-        for study in sorted(path for path in (self._storage / "spool").glob("*") if path.is_dir()):
-            for folder in sorted(path for path in study.glob("*") if path.is_dir()):
-                if self._liveness.is_alive(folder.name) or _is_owned(folder):
-                    continue
-                count = len(list(_records(folder)))
-                if count == 0:
-                    yield _garbage(folder, "empty, and its driver is gone", "spools")
-                elif self._limits.spool:
-                    yield _garbage(folder, f"{count} records that MLflow does not have (--spool)", "spools")
+        for spool in self._spools():
+            if not is_abandoned(spool, self._storage, liveness=self._liveness):
+                continue
+            count = len(spool.waiting()) + len(spool.refused())
+            if count == 0:
+                yield _garbage(spool.folder, "empty, and its driver is gone", "spools")
+            elif self._limits.spool:
+                yield _garbage(spool.folder, f"{count} records that MLflow does not have (--spool)", "spools")
 
     def code(self) -> Iterator[Garbage]:
         """Code frozen for drivers that are gone; while any lives, all of it stays."""
         if not self._is_driven():
             for folder in sorted((self._storage / "code").glob("*")):
                 yield _garbage(folder, "no driver runs it", "code")
-
-
-def _records(folder: Path) -> Iterator[Path]:
-    """Records below a folder, refused ones included: a number names each, `owner.json` is none."""
-    return folder.rglob("[0-9]*.json")
-
-
-def _is_owned(spool: Path) -> bool:
-    """Whether the process that fills a spool lives on this machine."""
-    try:
-        owner = json.loads((spool / "owner.json").read_text(encoding="utf-8"))
-        return bool(owner["host"] == this_host() and birth_of(owner["pid"]) == owner["born"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _drafts(folder: Path) -> Iterator[Garbage]:

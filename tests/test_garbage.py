@@ -13,6 +13,7 @@ import pytest
 
 from harness.claims import CLAIM, DRIVERS, Claims, Driver, this_host
 from harness.garbage import Limits, find_garbage
+from harness.spool import Spool
 from tests.command import Command
 
 GONE = Driver("feed", "tiny", this_host(), 2**22 + 1, "1", 0.0)
@@ -81,9 +82,7 @@ def test_nothing_of_a_living_driver_goes(storage: Path) -> None:
     with Claims(storage, "tiny") as claims:
         assert claims.take(folder)
         (storage / "spool" / "tiny" / claims.driver.token).mkdir()
-        lone = storage / "spool" / "tiny" / "no-driver"  # of a process that only reports
-        lone.mkdir()
-        (lone / "owner.json").write_text(json.dumps({**asdict(claims.driver), "token": "no-driver"}))
+        Spool.create(storage, study="tiny", uri="sqlite:///mlflow.db")  # of a process that only reports
         # a driver that starts clears away what dead ones of this machine left in drivers/
         kept = {"code abc", "drivers feed.json", "drivers feed.stop"}
         assert names(storage, Limits(recorded=())) == ALWAYS - kept

@@ -211,10 +211,7 @@ def _find(root: Path, text: str, known: dict[str, str]) -> tuple[str, Path]:
 
 def _is_running(folder: Path, liveness: Liveness) -> bool:
     """Whether a driver that is alive has claimed the trial and the trial has not ended."""
-    from harness.claims import claimed_by
-
-    token = claimed_by(folder)
-    return token is not None and liveness.is_alive(token) and not (folder / "result.json").exists()
+    return liveness.is_held(folder) and not (folder / "result.json").exists()
 
 
 @app.command()
