@@ -3,7 +3,8 @@
     python -m benchmarks.driver_kills --kills 20
 
 Starts `harness run` on a study of 24 short trials, kills it without warning, starts the same command again, and so on;
-the last start may finish. Then every trial must be COMPLETE, each with one finished run in MLflow, and no trial that
+the last start may finish. Each kill comes at a random moment after a random share of the trials, the same on a fast
+machine and a slow one. Then every trial must be COMPLETE, each with one finished run in MLflow, and no trial that
 had its result when a driver was killed may have been touched since.
 """
 
@@ -25,6 +26,9 @@ from harness.results import results_frame
 from harness.tracking import default_uri
 
 TRIALS = 24
+RESULTS = "runs/trials/*/result.json"
+LATER_SECONDS = 6.0
+"""Most seconds between a trial's end and a kill."""
 STUDY = """\
 name: kills
 question: Does a study outlive its drivers?
@@ -64,7 +68,7 @@ class Kills(NamedTuple):
     """Drivers that were killed before the study was over."""
 
 
-def outlive(folder: Path, *, kills: int, trials: int, seed: int = 0, longest: float = 60.0) -> Kills:
+def outlive(folder: Path, *, kills: int, trials: int, seed: int = 0) -> Kills:
     """Run a study to its end through so many kills.
 
     Args:
@@ -72,7 +76,6 @@ def outlive(folder: Path, *, kills: int, trials: int, seed: int = 0, longest: fl
         kills: Drivers to kill.
         trials: Trials of the study, even.
         seed: Of the moments.
-        longest: Most seconds a driver lives.
     """
     study = folder / "kills.yaml"
     study.write_text(STUDY.replace("REPLICATES", str(trials // 2)), encoding="utf-8")
@@ -83,16 +86,23 @@ def outlive(folder: Path, *, kills: int, trials: int, seed: int = 0, longest: fl
     done = 0
     for number in range(kills + 1):
         driver = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        try:
-            driver.wait(timeout=moments.uniform(5.0, longest) if number < kills else 1800)
-        except subprocess.TimeoutExpired:
+        if number < kills:
+            _await_results(folder, driver, int(trials * (number + moments.random()) / (kills + 1)))
+            time.sleep(moments.uniform(0.0, LATER_SECONDS))
+        if number < kills and driver.poll() is None:
             os.kill(driver.pid, signal.SIGKILL)
-            driver.wait()
             done += 1
-            time.sleep(1.0)  # what it had started notices
+        driver.wait(timeout=1800)
+        time.sleep(1.0)  # what a killed driver had started notices
         repeated |= {path for path, seen in finished.items() if _seen(path) != seen}
-        finished |= {path.parent: _seen(path.parent) for path in folder.glob("runs/trials/*/result.json")}
+        finished |= {path.parent: _seen(path.parent) for path in folder.glob(RESULTS)}
     return _count(folder / "runs", trials, len(repeated), done)
+
+
+def _await_results(folder: Path, driver: subprocess.Popen[bytes], count: int) -> None:
+    """Wait for so many finished trials, or for the end of the driver."""
+    while driver.poll() is None and len(list(folder.glob(RESULTS))) < count:
+        time.sleep(0.1)
 
 
 def _seen(folder: Path) -> tuple[int, ...]:

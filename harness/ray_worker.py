@@ -180,7 +180,7 @@ class WarmWorker:
     """A process that runs one trial of one worker after the other.
 
     Args:
-        modules: What to import before the first trial.
+        modules: What to import before the first trial; what is imported later is not watched until it has been.
     """
 
     def __init__(self, modules: Sequence[str]) -> None:

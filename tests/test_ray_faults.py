@@ -105,7 +105,7 @@ def executor() -> Any:
     """One for all tests, which share its processes as the phases of a study do."""
     from harness.ray_executor import RayExecutor
 
-    return RayExecutor(entry=entry, modules=())
+    return RayExecutor(entry=entry, modules=("harness.metrics",))
 
 
 def score(result: TrialResult) -> float:
