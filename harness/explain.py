@@ -122,7 +122,7 @@ def explain(request: Request, address: str, *, split: str | None = None) -> Expl
     """
     table, label, cell = find_cell(request, address, split=split)
     rows = next(t.rows for t in request.plan.tables if t.name == table.name)
-    reference = next((r for t in request.plan.tables for r in t.rows if r.is_reference), None)
+    reference = request.plan.reference()
     row = None if label.endswith(PUBLISHED) else next((r for r in rows if r.label == label), None)
     behind = [r for r in (row, reference if cell.is_delta else None) if r is not None]
     behind = list({r.trial_ids: r for r in behind}.values())

@@ -40,6 +40,11 @@ class Metric:
     decimals: int = 2
     unit: str = "%"
 
+    @property
+    def delta_unit(self) -> str:
+        """Unit of a difference."""
+        return "points" if self.unit == "%" else self.unit
+
 
 METRICS: Mapping[str, Metric] = {
     m.name: m

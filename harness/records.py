@@ -308,6 +308,19 @@ class Plan:
                 return trial
         raise KeyError(trial_id)
 
+    def reference(self, table: Table | None = None) -> Row | None:
+        """The row of the full method, under the label that a table gives it if that table has it."""
+        tables = (*([table] if table else []), *self.tables)
+        return next((row for of in tables for row in of.rows if row.is_reference), None)
+
+    def deciding_metric(self, table: Table) -> str:
+        """The primary metric where a table shows it, else the table's last."""
+        return self.primary_metric if self.primary_metric in table.metrics else table.metrics[-1]
+
+    def deciding_split(self, table: Table) -> str:
+        """The primary split where a table shows it, else the table's first."""
+        return self.primary_split if self.primary_split in table.splits else table.splits[0]
+
     @property
     def settled(self) -> Plan:
         """The plan without rows that are still to be tuned; they count as skipped."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from harness.metrics import metric
-from harness.records import Plan, Row, Table
+from harness.records import Plan, Table
 from reports.artifacts import distinct_tables
 from reports.captions import join_words, split_label
 from reports.cells import show_value
@@ -39,21 +39,14 @@ def answer(plan: Plan, tables: Iterable[TableModel], *, finished: int) -> str:
     return f"{sentence[:1].upper()}{sentence[1:]}."
 
 
-def reference_label(plan: Plan, table: Table) -> str | None:
-    """Label of the row that a table's differences are taken to; None without one."""
-    rows: Sequence[Row] = (*table.rows, *(row for other in plan.tables for row in other.rows))
-    return next((row.label for row in rows if row.is_reference), None)
-
-
 def _of_table(plan: Plan, table: Table, model: TableModel) -> str:
-    split = plan.primary_split if plan.primary_split in table.splits else table.splits[0]
-    name = plan.primary_metric if plan.primary_metric in table.metrics else table.metrics[-1]
+    split, name = plan.deciding_split(table), plan.deciding_metric(table)
     column = f"{metric(name).label} on {split_label(split)}"
     cells = [(row.label, cell) for row, cell in model.cells() if not row.is_published and cell.split == split]
-    reference = reference_label(plan, table) if table.kind == "ablation" else None
+    reference = plan.reference(table) if table.kind == "ablation" else None
     if reference is not None:
         found = [_Shown(*c) for c in cells if c[1].is_delta and c[1].state is not CellState.REFERENCE]
-        return f"in table {table.name}, {_against(reference, column, found)}"
+        return f"in table {table.name}, {_against(reference.label, column, found)}"
     found = [_Shown(*c) for c in cells if c[1].metric == name and not c[1].is_delta]
     return f"in table {table.name}, {_best(column, found, higher_is_better=metric(name).higher_is_better)}"
 
@@ -114,10 +107,9 @@ def _figure(cell: Cell) -> str:
 def _difference(shown: _Shown) -> str:
     """`“label” (+0.40 points, 95 % interval +0.10 to +0.70)`."""
     cell, of = shown.cell, metric(shown.cell.metric)
-    unit = "points" if of.unit == "%" else of.unit
     bounds = [show_value(bound, of, signed=True) for bound in cell.interval or ()]
     between = f", 95 % interval {bounds[0]} to {bounds[1]}" if bounds else ""
-    return f"“{shown.label}” ({cell.figure} {unit}{between})"
+    return f"“{shown.label}” ({cell.figure} {of.delta_unit}{between})"
 
 
 def _named(words: Iterable[str], of: Sequence[_Shown]) -> str:

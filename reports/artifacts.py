@@ -90,11 +90,6 @@ class FigureRequest:
     """Results frame."""
     sources: Sources
 
-    @property
-    def reference(self) -> Row | None:
-        """The row of the full method, in whatever table."""
-        return next((row for table in self.plan.tables for row in table.rows if row.is_reference), None)
-
     def evidence(self, rows: Collection[Row]) -> dict[str, Evidence]:
         """What is recorded of the trials of some rows."""
         return collect_evidence(self.frame, {t for row in rows for t in row.trial_ids})
@@ -104,11 +99,6 @@ class FigureRequest:
         found = self.evidence([row])
         done = [found[t] for t in row.trial_ids if t in found and found[t].state is TrialState.COMPLETE]
         return [Run(e.trial_id, e.replicate, e.run_id) for e in done]
-
-    def split(self, table: Table) -> str:
-        """The split that a figure of a table shows: the primary one where the table has it, else the table's first."""
-        primary = self.plan.primary_split
-        return primary if primary in table.splits else table.splits[0]
 
 
 def distinct_tables(plan: Plan) -> list[Table]:

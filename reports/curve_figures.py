@@ -39,7 +39,7 @@ def precision_curves(request: FigureRequest, table: Table) -> list[Curve]:
     """Share of samples whose IoU reaches a threshold, per variant and replicate."""
     found = []
     for row in table.rows:
-        tables = [(run, sample_ious(request, run, request.split(table))) for run in request.runs(row)]
+        tables = [(run, sample_ious(request, run, request.plan.deciding_split(table))) for run in request.runs(row)]
         kept = [(run, ious) for run, ious in tables if ious is not None and len(ious)]
         if kept:
             y = np.array([(ious.to_numpy()[:, None] >= THRESHOLDS).mean(0) for _, ious in kept])
@@ -52,7 +52,7 @@ def precision_curves(request: FigureRequest, table: Table) -> list[Curve]:
 def draw_precision_curve(request: FigureRequest, table: Table) -> Sequence[Drawing]:
     """Precision over thresholds, all variants of a table in one plot."""
     curves = precision_curves(request, table)
-    split = request.split(table)
+    split = request.plan.deciding_split(table)
     with house_style():
         figure = new_figure(COLUMN_WIDTH, 2.7 + 0.13 * len(curves))
         axes = figure.add_subplot()

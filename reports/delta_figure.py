@@ -35,12 +35,12 @@ def differences(request: FigureRequest, table: Table) -> list[Differences]:
     Raises:
         NotDrawn: There is no reference, or no replicate that it shares with another row.
     """
-    reference = request.reference
+    reference = request.plan.reference()
     if reference is None:
         raise NotDrawn("no table trains the reference, so there is nothing to take differences to")
     others = [row for row in table.rows if not row.is_reference]
     evidence = request.evidence([*others, reference])
-    key = (request.split(table), request.plan.primary_metric)
+    key = (request.plan.deciding_split(table), request.plan.primary_metric)
 
     def values(row: Row) -> list[float | None]:
         return [evidence[t].scores.get(key) if t in evidence else None for t in row.trial_ids]
@@ -57,7 +57,7 @@ def differences(request: FigureRequest, table: Table) -> list[Differences]:
 def draw_delta(request: FigureRequest, table: Table) -> Sequence[Drawing]:
     """The forest of a table."""
     found = differences(request, table)
-    shown, split = metric(request.plan.primary_metric), request.split(table)
+    shown, split = metric(request.plan.primary_metric), request.plan.deciding_split(table)
     with house_style():
         figure = new_figure(COLUMN_WIDTH, 0.75 + ROW_HEIGHT * len(found))
         axes = figure.add_subplot()
@@ -73,14 +73,14 @@ def draw_delta(request: FigureRequest, table: Table) -> Sequence[Drawing]:
             axes.plot([mean], [y], "D", color=INK, markersize=4.6, zorder=4)
         axes.set_yticks(range(len(found)), [_label(line) for line in found])
         axes.set_ylim(len(found) - 0.5, -0.5)
-        axes.set_xlabel(f"Δ {shown.label} to the reference ({_unit(shown.unit)})")
+        axes.set_xlabel(f"Δ {shown.label} to the reference ({shown.delta_unit})")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         light_grid(axes, "x")
         figure.set_layout_engine("constrained")
     lines = [(line.label, split, shown.name, i, v) for line in found for i, v in enumerate(line.values)]
     data = pd.DataFrame(lines, columns=["variant", "split", "metric", "pair", "delta"])
-    reference = request.reference
+    reference = request.plan.reference()
     label = reference.label if reference else ""
     caption = (
         f"Difference in {shown.label} to the reference, “{label}”, on {split_label(split)}. A circle is one replicate, "
@@ -93,7 +93,3 @@ def draw_delta(request: FigureRequest, table: Table) -> Sequence[Drawing]:
 
 def _label(line: Differences) -> str:
     return line.label if len(line.values) == line.expected else f"{line.label} (n={len(line.values)}/{line.expected})"
-
-
-def _unit(unit: str) -> str:
-    return "points" if unit == "%" else unit

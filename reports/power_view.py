@@ -65,9 +65,8 @@ def resolutions(request: FigureRequest) -> list[TableResolution]:
 
 
 def _resolution(request: FigureRequest, table: Table) -> TableResolution | None:
-    plan, split = request.plan, request.split(table)
-    name = plan.primary_metric if plan.primary_metric in table.metrics else table.metrics[-1]
-    reference = request.reference
+    plan, split = request.plan, request.plan.deciding_split(table)
+    name, reference = plan.deciding_metric(table), plan.reference()
     scores = RowScores(request.evidence([*table.rows, *([reference] if reference else [])]), request)
     to = reference or _best(table, scores, split=split, metric_name=name)
     if to is None:
@@ -114,7 +113,7 @@ def _of_row(row: Row, between: Replicated | None, spread: _Spread) -> Resolution
 def render_resolution(found: TableResolution) -> Grid:
     """The table for the terminal."""
     shown = found.metric
-    title = f"{found.table}: {shown.label}, {split_label(found.split)}, difference to “{found.to}” ({_unit(shown)})"
+    title = f"{found.table}: {shown.label}, {split_label(found.split)}, difference to “{found.to}” ({shown.delta_unit})"
     grid = Grid(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for head in ("row", "replicates", "difference", "smallest resolvable", "replicates needed"):
         grid.add_column(head, justify="left" if head == "row" else "right")
@@ -139,7 +138,3 @@ def _needed(row: Resolution) -> str:
     if row.needed is not None:
         return str(row.needed)
     return "--" if row.smallest is None else f"> {MAX_REPLICATES}"
-
-
-def _unit(shown: Metric) -> str:
-    return "points" if shown.unit == "%" else shown.unit

@@ -94,7 +94,7 @@ def sample_gains(request: FigureRequest, table: Table, reference: Row) -> dict[s
     Raises:
         NotDrawn: The reference or every other row lacks per-sample results.
     """
-    split = request.split(table)
+    split = request.plan.deciding_split(table)
     ours = mean_ious(request, reference, split)
     others = [mean_ious(request, row, split) for row in table.rows if row.variant != reference.variant]
     kept = [ious for ious in others if ious is not None]
@@ -141,13 +141,13 @@ def mask_iou(truth: Mask, predicted: Mask) -> float:
 
 def draw_qualitative(request: FigureRequest, table: Table) -> Sequence[Drawing]:
     """A row per chosen sample: image, ground truth, and every variant that has kept its masks."""
-    reference = request.reference
+    reference = request.plan.reference()
     if reference is None:
         raise NotDrawn("no table trains the reference, so no gain can be computed")
     rows = [*table.rows] if any(row.is_reference for row in table.rows) else [*table.rows, reference]
     choices = choose_samples(sample_gains(request, table, reference))
-    shown = shown_predictions(request, rows, choices, request.split(table))
-    panels = _panels(request, request.split(table), choices, shown)
+    shown = shown_predictions(request, rows, choices, request.plan.deciding_split(table))
+    panels = _panels(request, request.plan.deciding_split(table), choices, shown)
     with house_style():
         figure = _draw(choices, shown, panels)
     runs = tuple(dict.fromkeys(s.run.run_id for of in shown.values() for s in of))
@@ -184,8 +184,9 @@ def _panels(
 
 
 def _caption(request: FigureRequest, table: Table, reference: Row) -> str:
+    split = split_label(request.plan.deciding_split(table))
     return (
-        f"Predictions on the same {split_label(request.split(table))} samples, chosen by rule from all of them: the "
+        f"Predictions on the same {split} samples, chosen by rule from all of them: the "
         f"gain of a sample is the IoU of “{reference.label}” minus the mean IoU of the other rows, each averaged over "
         f"replicates; shown are the samples of largest, median and smallest gain. Masks and the IoU below them are "
         "those of each variant's first complete replicate. Light: hit; striped: false alarm; dark: miss."

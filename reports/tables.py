@@ -150,11 +150,11 @@ def _test_notes(request: Request) -> list[str]:
 def _request(
     plan: Plan, table: Table, published: Published | None, frame: pd.DataFrame, sources: Sources | None
 ) -> Request:
-    reference = _reference(plan, table) if table.kind == "ablation" else None
+    reference = plan.reference(table) if table.kind == "ablation" else None
     trial_ids = {t for row in (*table.rows, *([reference] if reference else [])) for t in row.trial_ids}
     evidence = collect_evidence(frame, trial_ids)
     scores = RowScores(evidence, FigureRequest(plan, frame, sources) if sources else None)
-    delta_metric = plan.primary_metric if plan.primary_metric in table.metrics else table.metrics[-1]
+    delta_metric = plan.deciding_metric(table)
     judged = _judged(table, reference, scores, delta_metric) if reference else {}
     return Request(plan, table, evidence, reference, delta_metric, published, scores, judged)
 
@@ -170,11 +170,6 @@ def _judged(table: Table, reference: Row, scores: RowScores, metric_name: str) -
     )
     pairs = zip(places, found, strict=True)
     return {(row.variant, split): judged for (row, split), judged in pairs if judged is not None}
-
-
-def _reference(plan: Plan, table: Table) -> Row | None:
-    everywhere = (*table.rows, *(row for other in plan.tables for row in other.rows))
-    return next((row for row in everywhere if row.is_reference), None)
 
 
 def _panels(table: Table) -> list[tuple[str, ...]]:

@@ -53,7 +53,7 @@ def test_the_rule_ignores_order_and_bounds_every_sample(gains: dict[str, float])
 def test_gain_is_reference_minus_mean_of_the_others_over_replicates() -> None:
     request = make_request()
     table = request.plan.tables[0]
-    reference = request.reference
+    reference = request.plan.reference()
     assert reference is not None
     gains = sample_gains(request, table, reference)
 
