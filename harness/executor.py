@@ -1,4 +1,4 @@
-"""Running a plan's missing trials: what executors offer, what they share, and a local one."""
+"""Running a plan's missing trials: what executors offer and what they share."""
 
 from __future__ import annotations
 
@@ -10,22 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from harness.claims import Claims
-from harness.errors import TrialStopped
-from harness.faults import fault_of, traceback_of
 from harness.records import Limits, Score, Trial, TrialResult, TrialState
 from harness.retry import plan_retry, with_attempts
 from harness.schedule import TrialSource
 from harness.stopping import StopSignal
-from harness.trial import run_trial
 from harness.trial_folder import (
     PRUNE,
     STOP,
     EpochScores,
     append_attempt,
-    append_history,
     read_attempts,
     read_history,
     read_result,
@@ -196,66 +190,3 @@ def _pruned(trial: Trial, folder: Path) -> TrialResult:
     last = history[-1].scores if history else {}
     scores = tuple(Score("val", k.removeprefix("val/"), v) for k, v in last.items() if k.startswith("val/"))
     return TrialResult(trial.id, TrialState.PRUNED, scores)
-
-
-class LocalContext:
-    """A trial in this process."""
-
-    def __init__(self, trial: Trial, session: Session, observer: Observer) -> None:
-        self.device = torch.device("cuda" if trial.resources.gpus_per_worker > 0 else "cpu")
-        self.storage = session.storage
-        self.folder = trial_folder(session.storage, trial)
-        self._trial, self._session, self._observer = trial, session, observer
-
-    def report(self, epoch: int, scores: Mapping[str, float]) -> None:
-        """Write the epoch down and tell the observer."""
-        found = EpochScores(epoch, dict(scores), time.time())
-        append_history(self.folder, found)
-        self._observer.reported(self._trial, found)
-        self._observer.refresh()
-
-    def stop_requested(self) -> bool:
-        """Whether somebody asked the trial or its driver to end."""
-        return self._session.stop.level > 0 or (self.folder / STOP).exists()
-
-    def check_claim(self) -> None:
-        """Stop where another driver has taken the trial over."""
-        if not self._session.claims.owns(self.folder):
-            raise TrialStopped("another driver has taken the trial over")
-
-
-class LocalExecutor:
-    """One trial after the other in this process, without Ray: for tests and for debugging a model."""
-
-    def run(self, source: TrialSource, session: Session, observer: Observer) -> None:
-        """Run every trial of a source to its end and tell the observer; fewer if asked to stop."""
-        others = Others(session, observer)
-        while session.stop.level == 0:
-            ready = others.poll()
-            if not ready and (trial := source.next(len(others))) is not None:
-                ready = [trial] if others.claim(trial) else []
-            elif not ready and not others and source.is_done():
-                return
-            elif not ready:
-                time.sleep(SECONDS_BETWEEN_LOOKS / 4)
-            for trial in ready:
-                self._run(trial, session, observer)
-
-    def close(self) -> None:
-        """Nothing is kept."""
-
-    @staticmethod
-    def _run(trial: Trial, session: Session, observer: Observer) -> None:
-        """Run one trial until it has ended or was stopped."""
-        observer.started(trial)
-        again: Trial | None = trial
-        while again is not None:
-            now = prepare(again, session.storage)
-            result: TrialResult | None = None
-            try:
-                result = run_trial(now, LocalContext(now, session, observer))
-            except TrialStopped:
-                pass
-            except Exception as error:  # noqa: BLE001 -- whatever a trial raises must not end the study
-                result = TrialResult(trial.id, TrialState.FAILED, error=traceback_of(error), fault=fault_of(error))
-            again = conclude(now, result, session, observer)

@@ -59,6 +59,15 @@ class Baseline:
         gc.freeze()  # what is there now need not be searched after every trial
         self._memory_mib = _resident_mib()
 
+    def learn(self) -> None:
+        """Count what has been imported since as it is now; nothing of a trial may have run in it."""
+        new = {module: names for module, names in _names().items() if module not in self._names}
+        if new:
+            self._names |= new
+            gc.collect()
+            gc.freeze()
+            self._memory_mib = _resident_mib()
+
     def restore(self) -> list[str]:
         """Put back what can be; what is left, one line each, empty for a process as good as new."""
         if dist.is_initialized():
@@ -150,7 +159,8 @@ def _switches() -> dict[str, Any]:
 def _set_switches(value: dict[str, Any]) -> None:
     torch.set_num_threads(value["threads"])
     torch.set_default_dtype(value["dtype"])
-    torch.use_deterministic_algorithms(value["deterministic"], warn_only=value["warn_only"])
+    if any(value[name] != now for name, now in _switches().items() if name in ("deterministic", "warn_only")):
+        torch.use_deterministic_algorithms(value["deterministic"], warn_only=value["warn_only"])  # imports Inductor
     cudnn: Any = torch.backends.cudnn
     cudnn.deterministic, cudnn.benchmark, cudnn.enabled = value["cudnn"]
     torch.set_float32_matmul_precision(value["precision"])

@@ -13,14 +13,13 @@ from typing import Any
 import ray
 from ray.autoscaler.sdk import request_resources
 
+from harness.attempt import FAKE_GPUS, RUN_TRIAL, Entry
 from harness.errors import HarnessError
 from harness.executor import Observer, Others, Session, conclude, prepare
 from harness.placement import Node, describe_need, describe_nodes, unplaceable
-from harness.ray_jobs import ACCELERATOR, PRELOADED, Ended, KeptProcess, RayJobs, read_nodes
-from harness.ray_worker import FAKE_GPUS, Entry
+from harness.ray_jobs import ACCELERATOR, Ended, KeptProcess, RayJobs, read_nodes, worker_resources
 from harness.records import Trial
 from harness.schedule import Schedule, TrialSource
-from harness.trial import run_trial
 from harness.trial_folder import STOP, EpochScores, read_history, trial_folder
 
 POLL_SECONDS = 0.25
@@ -47,7 +46,6 @@ class RayExecutor:
         wait_for_nodes: Minutes to wait for nodes that can hold a trial which no node can hold now.
         code: Folder with the packages that workers import; None lets them import what they find.
         entry: What runs a trial.
-        modules: What a kept process imports before its first trial.
     """
 
     def __init__(
@@ -56,22 +54,23 @@ class RayExecutor:
         *,
         wait_for_nodes: float = 0.0,
         code: Path | None = None,
-        entry: Entry = run_trial,
-        modules: Sequence[str] = PRELOADED,
+        entry: str | Entry = RUN_TRIAL,
     ) -> None:
         self._address, self._code = address, code
         self._wait_for_nodes = wait_for_nodes
-        self._entry, self._modules = entry, modules
+        self._entry = entry
         self._idle: list[KeptProcess] = []
 
     def run(self, source: TrialSource, session: Session, observer: Observer) -> None:
         """Run every trial of a source to its end, as many at once as fit."""
         connect(self._address, self._code)
-        jobs = RayJobs(session.storage, session.claims, entry=self._entry, modules=self._modules, idle=self._idle)
+        jobs = RayJobs(session.storage, session.claims, entry=self._entry, idle=self._idle)
         try:
             _Drive(source, session, observer, jobs, wait_minutes=self._wait_for_nodes).run()
         finally:
             jobs.kill()
+            if self._wait_for_nodes:
+                request_resources(bundles=[])
 
     def close(self) -> None:
         """End the processes that are kept."""
@@ -90,10 +89,9 @@ def connect(address: str | None, code: Path | None) -> None:
         return
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
     given = code is not None and "working_dir" not in job  # a submitted job runs from an upload already
-    variables = {
-        name: os.environ[name] for name in (FAKE_GPUS, "HARNESS_CACHE", "OMP_NUM_THREADS") if name in os.environ
-    }
+    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     environment: dict[str, Any] = {"env_vars": variables} | ({"working_dir": str(code)} if given else {})
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # processes without our environment serve nobody
     try:
         ray.init(
             address=address,
@@ -120,6 +118,7 @@ class _Drive:
         self._looked_at_nodes = float("-inf")
         self._histories: dict[str, _History] = {}
         self._stuck_since: float | None = None
+        self._asked: list[dict[str, float]] = []
         self._noticed: set[str] = set()
 
     def run(self) -> None:
@@ -213,7 +212,10 @@ class _Drive:
         if before and len(self._nodes) != len(before):
             self._observer.notice(f"the cluster has {describe_nodes(self._nodes)} now")
         if self._wait_minutes:
-            ask_autoscaler([*self._schedule.running, *self._schedule.waiting])
+            wanted = wanted_of_autoscaler([*self._schedule.running, *self._schedule.waiting])
+            if wanted != self._asked:
+                request_resources(bundles=wanted)
+                self._asked = wanted
 
     def _refuse_what_never_fits(self) -> None:
         """Name a trial that no node can hold before any other has cost anything."""
@@ -277,13 +279,11 @@ class _History:
         return float(found["peak_mib"] / found["total_mib"])
 
 
-def ask_autoscaler(trials: Sequence[Trial]) -> None:
-    """Tell an autoscaling cluster what is wanted; a cluster of fixed size ignores it."""
+def wanted_of_autoscaler(trials: Sequence[Trial]) -> list[dict[str, float]]:
+    """What the workers of trials need, as Ray's autoscaler wants to be told; a cluster of fixed size ignores it."""
     bundles: list[dict[str, float]] = []
     for trial in trials:
         need = trial.resources
-        worker = {"CPU": need.cpus_per_worker} | ({"GPU": need.gpus_per_worker} if need.gpus_per_worker else {})
-        if need.accelerator:
-            worker[ACCELERATOR + need.accelerator] = 0.001
-        bundles += [worker] * need.workers
-    request_resources(bundles=bundles[:MAX_ASKED])
+        kind = {ACCELERATOR + need.accelerator: 0.001} if need.accelerator else {}
+        bundles += [worker_resources(need) | kind] * need.workers
+    return bundles[:MAX_ASKED]

@@ -13,21 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
-import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from harness.attempt import FAKE_GPUS, STOPPED, Entry, Job, clear_ends, read_failure
 from harness.claims import Claims
 from harness.placement import Node, Slot
-from harness.ray_worker import FAKE_GPUS, STOPPED, Entry, Job, WarmWorker, clear_ends, read_failure, run_job
 from harness.records import Fault, Resources, Trial, TrialResult, TrialState
 from harness.schedule import Shape, Start, shape_of
 from harness.trial_folder import read_result, trial_folder
-
-PRELOADED = ("harness.trial", "models.text", "models.vision", "timm", "transformers")
-"""What a kept process imports before its first trial."""
-
-LOG = "log-0.txt"
+from harness.trial_log import log_path
 
 ACCELERATOR = "accelerator_type:"
 """How the resource begins by which Ray tells a node's type of GPU."""
@@ -70,14 +64,11 @@ class RayJobs:
         storage: Folder of the study's runs, seen by all nodes.
         claims: Of the driver, which has claimed the trials.
         entry: What runs a trial.
-        modules: What a kept process imports before its first trial.
         idle: Processes kept from an earlier run; those that this run keeps are left in it.
     """
 
-    def __init__(
-        self, storage: Path, claims: Claims, *, entry: Entry, modules: Sequence[str], idle: list[KeptProcess]
-    ) -> None:
-        self._storage, self._claims, self._entry, self._modules = storage, claims, entry, modules
+    def __init__(self, storage: Path, claims: Claims, *, entry: str | Entry, idle: list[KeptProcess]) -> None:
+        self._storage, self._claims, self._entry = storage, claims, entry
         self._ends: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._running: dict[str, _Running] = {}
         self._idle = idle
@@ -93,7 +84,7 @@ class RayJobs:
         folder = trial_folder(self._storage, trial)
         clear_ends(folder)
         job = Job(trial.to_json(), str(self._storage), self._claims.new_ticket(folder), self._entry)
-        running = _Running(trial, None, time.monotonic(), _size(folder / LOG))
+        running = _Running(trial, None, time.monotonic(), _size(log_path(folder, 0)))
         self._running[trial.id] = running
         if trial.resources.workers > 1 or not trial.resources.reuse_workers:
             self.retire()  # Ray Train chooses the nodes
@@ -134,7 +125,7 @@ class RayJobs:
         """Trials that have had no process for so long."""
         now = time.monotonic()
         late = [r for r in self._running.values() if now - r.started > seconds]
-        return [r.trial for r in late if _size(trial_folder(self._storage, r.trial) / LOG) == r.log_bytes]
+        return [r.trial for r in late if _size(log_path(trial_folder(self._storage, r.trial), 0)) == r.log_bytes]
 
     def _take_idle(self, start: Start) -> KeptProcess | None:
         for worker in reversed(self._idle):
@@ -155,21 +146,23 @@ class RayJobs:
         }
         if need.accelerator:
             options["accelerator_type"] = need.accelerator
-        actor = ray.remote(WarmWorker).options(**options).remote(self._modules)
+        actor = ray.remote(_Worker).options(**options).remote()
         return KeptProcess(actor, shape_of(need), slot)
 
     def _run_group(self, trial: Trial, job: Job) -> None:
         """Run a trial to its end as a Ray Train job with processes of its own; in a thread of its own."""
+        import ray.train
+        from ray.train.torch import TorchConfig, TorchTrainer
+
         need = trial.resources
-        per_worker = {"CPU": need.cpus_per_worker} | ({"GPU": need.gpus_per_worker} if need.gpus_per_worker else {})
         trainer = TorchTrainer(
-            run_job_config,
+            _run_job,
             train_loop_config={"job": job},
             torch_config=TorchConfig(backend=_backend(need)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=need.workers,
                 use_gpu=need.gpus_per_worker > 0,
-                resources_per_worker=per_worker,
+                resources_per_worker=worker_resources(need),
                 accelerator_type=need.accelerator,
             ),
             run_config=ray.train.RunConfig(
@@ -204,9 +197,28 @@ class RayJobs:
         return Ended(trial, TrialResult(trial.id, TrialState.FAILED, error=text, fault=Fault.ERROR), leaks)
 
 
-def run_job_config(config: Mapping[str, Any]) -> str | None:
-    """`run_job` as Ray Train wants it."""
+class _Worker:
+    """`harness.ray_worker.WarmWorker`, which the driver need not import."""
+
+    def __init__(self) -> None:
+        from harness.ray_worker import WarmWorker
+
+        self._worker = WarmWorker()
+
+    def run(self, job: Job) -> tuple[str | None, list[str]]:
+        return self._worker.run(job)
+
+
+def _run_job(config: Mapping[str, Any]) -> str | None:
+    """`harness.ray_worker.run_job`, which the driver need not import."""
+    from harness.ray_worker import run_job
+
     return run_job(config["job"])
+
+
+def worker_resources(need: Resources) -> dict[str, float]:
+    """What Ray is asked to give one worker of a trial."""
+    return {"CPU": need.cpus_per_worker} | ({"GPU": need.gpus_per_worker} if need.gpus_per_worker else {})
 
 
 def _backend(need: Resources) -> str:

@@ -9,48 +9,27 @@ from __future__ import annotations
 
 import faulthandler
 import importlib
-import json
 import logging
 import os
+import pkgutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
-import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
 
+from harness.attempt import FAKE_GPUS, STOPPED, Job
 from harness.claims import ticket_of
 from harness.distributed import rank
 from harness.errors import HarnessError, TrialStopped
 from harness.faults import fault_of, traceback_of
 from harness.isolation import Baseline, output_to
-from harness.records import Fault, Trial, TrialResult, TrialState
+from harness.records import Trial
 from harness.trial_folder import STOP, EpochScores, append_history, trial_folder, write_json, write_result
-
-if TYPE_CHECKING:
-    from harness.train import TrialContext
-
-FAKE_GPUS = "HARNESS_FAKE_GPUS"
-"""Environment variable that lets trials which ask for GPUs run on CPUs: for trying schedules without GPUs."""
-
-STOPPED = "stopped"
-
-Entry = Callable[[Trial, "TrialContext"], TrialResult]
-"""`harness.trial.run_trial`, or what a test or a benchmark runs in its place."""
-
-
-class Job(NamedTuple):
-    """What every worker of a trial is given."""
-
-    trial: Mapping[str, Any]
-    storage: str
-    ticket: str
-    """Of this attempt; whoever has lost it must not write."""
-    entry: Entry
+from harness.trial_log import log_path
 
 
 class RayContext:
@@ -106,13 +85,14 @@ def run_job(job: Job) -> str | None:
     trial, storage = Trial.from_json(job.trial), Path(job.storage)
     folder = trial_folder(storage, trial)
     index = ray.train.get_context().get_world_rank()
-    with output_to(folder / f"log-{index}.txt"), _time_limit(trial, folder / f"hang-{index}.txt"):
+    with output_to(log_path(folder, index)), _time_limit(trial, folder / f"hang-{index}.txt"):
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {trial.variant} #{trial.replicate} on {os.uname().nodename}")
         try:
             logging.getLogger("ray.train").setLevel(logging.WARNING)  # the context prints the epochs
             torch.set_num_threads(max(1, int(trial.resources.cpus_per_worker)))
             context = RayContext(trial, storage, job.ticket)
-            result = job.entry(trial, context)
+            entry = pkgutil.resolve_name(job.entry) if isinstance(job.entry, str) else job.entry
+            result = entry(trial, context)
             if rank() == 0:
                 context.check_claim()
                 write_result(folder, result)
@@ -142,50 +122,10 @@ def _time_limit(trial: Trial, path: Path) -> Iterator[None]:
     path.unlink()
 
 
-def clear_ends(folder: Path) -> None:
-    """Forget how an earlier attempt ended."""
-    for pattern in ("failure-*.json", "hang-*.txt"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
-
-
-def read_failure(trial: Trial, folder: Path, otherwise: BaseException) -> TrialResult:
-    """How a trial failed, from what its workers left: a hang, the first real failure, or a worker that is gone.
-
-    Args:
-        trial: The trial.
-        folder: Its folder.
-        otherwise: What Ray says.
-    """
-    for path in sorted(folder.glob("hang-*.txt")):
-        if stacks := path.read_text(encoding="utf-8").strip():
-            text = f"{stacks}\nTimeoutError: longer than resources.timeout_min = {trial.resources.timeout_min:g}"
-            return TrialResult(trial.id, TrialState.FAILED, error=text, fault=Fault.TIMEOUT)
-    left = sorted((json.loads(p.read_text(encoding="utf-8")) for p in folder.glob("failure-*.json")), key=_when)
-    if left:
-        # a worker whose peer is gone fails too: what the others say comes first
-        first = next((f for f in left if f["fault"] != Fault.INFRASTRUCTURE), left[0])
-        return TrialResult(trial.id, TrialState.FAILED, error=first["error"], fault=Fault(first["fault"]))
-    text = str(otherwise) or type(otherwise).__name__
-    fault = fault_of(otherwise)
-    kind = Fault.INFRASTRUCTURE if fault is Fault.ERROR else fault
-    return TrialResult(trial.id, TrialState.FAILED, error=text, fault=kind)
-
-
-def _when(failure: Mapping[str, Any]) -> float:
-    return float(failure["time"])
-
-
 class WarmWorker:
-    """A process that runs one trial of one worker after the other.
+    """A process that runs one trial of one worker after the other."""
 
-    Args:
-        modules: What to import before the first trial; what is imported later is not watched until it has been.
-    """
-
-    def __init__(self, modules: Sequence[str]) -> None:
-        for name in modules:
-            importlib.import_module(name)
+    def __init__(self) -> None:
         torch.zeros(1).sum()  # starts PyTorch's threads
         TorchTrainer(lambda _: None, scaling_config=ray.train.ScalingConfig(num_workers=0)).fit()
         self._baseline = Baseline()
@@ -196,6 +136,8 @@ class WarmWorker:
         Returns:
             `STOPPED`, `failed` or None for a trial that has left its result, and what the trial left in the process.
         """
+        _import_parts(job)
+        self._baseline.learn()
         trainer = TorchTrainer(
             lambda _: run_job(job),
             train_loop_config={},
@@ -204,6 +146,16 @@ class WarmWorker:
         )
         try:
             end = trainer.fit().return_value
-        except Exception:  # noqa: BLE001 -- told by the file it left
+        except Exception:  # noqa: BLE001 -- `run_job` has written failure-<rank>.json, which says more
             end = "failed"
         return end, self._baseline.restore()
+
+
+def _import_parts(job: Job) -> None:
+    """Import what the trial runs before it does, so that what it changes there can be seen."""
+    names = [f"models.{job.trial['model'].get('name')}", f"harness.data.{job.trial['data'].get('name')}"]
+    if isinstance(job.entry, str):
+        names.insert(0, job.entry.partition(":")[0])
+    for name in names:
+        with suppress(Exception):  # the trial meets it again, and tells it
+            importlib.import_module(name)

@@ -18,7 +18,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from harness.errors import DivergedError, TrialStopped
-from harness.executor import LocalContext, LocalExecutor, Session
+from harness.executor import Session
+from harness.local_executor import LocalContext, LocalExecutor
 from harness.plan import fingerprint_of
 from harness.records import Plan, Score, Trial, TrialResult, TrialState
 from harness.search import SearchSource
@@ -132,7 +133,7 @@ def search(
     storage.mkdir(exist_ok=True)
     made, listener = Formula(run_one, stop_after), record or Record()
     searches = search_plan(plan).searches
-    with Session.opened(storage, plan.study) as session, patch("harness.executor.run_trial", made):
+    with Session.opened(storage, plan.study) as session, patch("harness.local_executor.run_trial", made):
         source = SearchSource(
             searches, url=default_url(storage), storage=storage, claims=session.claims, record=listener
         )

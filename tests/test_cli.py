@@ -174,7 +174,7 @@ def test_an_interrupted_study_says_how_to_go_on(
         assert context.stop_requested()
         raise TrialStopped(trial.id)
 
-    monkeypatch.setattr("harness.executor.run_trial", interrupted)
+    monkeypatch.setattr("harness.local_executor.run_trial", interrupted)
     result = harness("run", study, "--executor", "local")
     assert result.code == 130
     assert result.err == (

@@ -12,8 +12,8 @@ import torch
 from harness.artifacts import MlflowArtifacts
 from harness.data.coco_mask import decode_rle
 from harness.errors import DataError, TrackingError
-from harness.executor import LocalExecutor
 from harness.feature_maps import FILE, MAX_SIDE, activation_map, choose_samples, feature_maps, write_feature_maps
+from harness.local_executor import LocalExecutor
 from harness.panels import DatasetPanels
 from harness.records import Plan, Trial
 from harness.results import results_frame

@@ -105,7 +105,7 @@ def executor() -> Any:
     """One for all tests, which share its processes as the phases of a study do."""
     from harness.ray_executor import RayExecutor
 
-    return RayExecutor(entry=entry, modules=("harness.metrics",))
+    return RayExecutor(entry=entry)
 
 
 def score(result: TrialResult) -> float:
@@ -248,7 +248,7 @@ def test_two_drivers_run_every_trial_once(executor: Any, tmp_path: Path) -> None
         found.append(run_all(mine, order, tmp_path))
 
     executor.close()
-    both = [(RayExecutor(entry=entry, modules=()), trials), (RayExecutor(entry=entry, modules=()), trials[::-1])]
+    both = [(RayExecutor(entry=entry), trials), (RayExecutor(entry=entry), trials[::-1])]
     threads = [threading.Thread(target=drive, args=each) for each in both]
     for thread in threads:
         thread.start()

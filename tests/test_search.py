@@ -16,7 +16,7 @@ import pytest
 
 from harness.claims import Claims
 from harness.errors import HarnessError
-from harness.executor import LocalContext
+from harness.local_executor import LocalContext
 from harness.plan import expand, fingerprint_of
 from harness.plan_search import search_seed
 from harness.records import Plan, Trial, TrialResult

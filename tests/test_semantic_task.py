@@ -18,7 +18,7 @@ from harness.confusion import confusion_matrix, semantic_scores
 from harness.data.synthetic import data_root
 from harness.errors import DataError, HarnessError
 from harness.evaluate import evaluate
-from harness.executor import LocalExecutor
+from harness.local_executor import LocalExecutor
 from harness.records import Resources, Trial, TrialResult, TrialState
 from harness.semantic_task import SemanticTask, require_trials_fit
 from harness.tasks import Task

@@ -235,7 +235,7 @@ def _list_unfinished(ended: Outcome, num_trials: int) -> None:
 def _executor(name: str, address: str | None, wait_for_nodes: float) -> Callable[[Path], Executor]:
     """What makes the executor, given the folder of the frozen code."""
     if name == "local":
-        from harness.executor import LocalExecutor
+        from harness.local_executor import LocalExecutor
 
         return lambda _: LocalExecutor()
     if name == "ray":

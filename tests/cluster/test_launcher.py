@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.executor import LocalExecutor
+from harness.local_executor import LocalExecutor
 from harness.records import Trial
 from harness.trial_folder import read_history, read_result, trial_folder
 from tests.cluster.nodes import GCS_PORT, ROOT, Host, Hosts, unavailable, wait_until, write_private

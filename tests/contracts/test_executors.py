@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.executor import Executor, LocalExecutor
+from harness.executor import Executor
+from harness.local_executor import LocalExecutor
 from harness.records import Trial, TrialState
 from harness.trial_folder import (
     EpochScores,
