@@ -28,9 +28,9 @@ from torch import nn
 from harness.errors import TrialError
 from harness.faults import fault_of
 from harness.records import Fault
+from harness.trial_folder import STATE
 
 _LOG = logging.getLogger(__name__)
-_STATE = re.compile(r"state-(\d+)-(\d+)\.pt")
 _BEST = re.compile(r"best-(\d+)\.pt")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -88,7 +88,7 @@ def best_path(folder: Path, epoch: int) -> Path:
 
 def place_of(name: str) -> Place | None:
     """Where in training the state of that file name is from; None for another file."""
-    found = _STATE.fullmatch(name)
+    found = STATE.fullmatch(name)
     return Place(int(found[2]), int(found[1])) if found else None
 
 

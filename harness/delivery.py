@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from harness.canonical import flatten
 from harness.records import Trial, TrialResult, TrialState
 from harness.results import connect, find_runs, is_permanent
 from harness.run_note import note_of
@@ -44,16 +45,10 @@ class RefusedError(Exception):
     """A record, or a part of one, that the store will never take."""
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested mappings as dotted keys with JSON values, the form MLflow's UI compares."""
-    found: dict[str, str] = {}
-    for key, item in value.items():
-        path = f"{prefix}{key}"
-        if isinstance(item, Mapping):
-            found |= flatten(item, f"{path}.")
-        else:
-            found[path] = item if isinstance(item, str) else json.dumps(item)
-    return found
+def params_of(value: Mapping[str, Any]) -> dict[str, str]:
+    """Nested mappings as dotted keys with JSON values, the form MLflow's UI compares; empty ones are left out."""
+    found = {path: item for path, item in flatten(value).items() if item != {}}
+    return {path: item if isinstance(item, str) else json.dumps(item) for path, item in found.items()}
 
 
 class Delivery:
@@ -169,7 +164,7 @@ class Delivery:
         tags = {"harness.kind": "variant", "harness.study": study, "harness.variant_id": variant}
         run = self.client.create_run(self._experiments[study], run_name=trial.variant, tags=tags)
         self._parents[study, variant] = str(run.info.run_id)
-        self._log(run.info.run_id, params=flatten({"model": trial.model, "train": trial.train, "data": trial.data}))
+        self._log(run.info.run_id, params=params_of({"model": trial.model, "train": trial.train, "data": trial.data}))
         return str(run.info.run_id)
 
     # One trial
@@ -194,7 +189,7 @@ class Delivery:
         self._epochs.pop(record["run"], None)
         run_id = self._runs[record["run"]] = self._open_run(record, trial)
         # again for a run left open: whoever opened it may have stopped before it got here
-        self._log(run_id, tags=record["resumed"], params=flatten(_without(trial.identity, "version")))
+        self._log(run_id, tags=record["resumed"], params=params_of(_without(trial.identity, "version")))
         with self._part():
             log_dataset(self.client, run_id, trial)
         with self._part():
@@ -258,7 +253,7 @@ class Delivery:
         model_id = None
         with self._part():
             if result.state is TrialState.COMPLETE:
-                model_id = log_model(self.client, run_id, trial, result, flatten({"model": trial.model}))
+                model_id = log_model(self.client, run_id, trial, result, params_of({"model": trial.model}))
         with self._part():
             self._log_scores(run_id, record, model_id=model_id)
         with self._part():

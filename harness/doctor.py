@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import TrackingError
+from harness.faults import cause
 from harness.records import Plan
 
 RAY_SECONDS = 90.0
@@ -211,7 +212,8 @@ def check_ray(storage: Path, address: str | None) -> tuple[list[Finding], dict[s
     facts = _last_json(done.stdout) if done else {}
     where = f"at {address}" if address else "here"
     if "resources" not in facts:
-        text = facts.get("error") or (_last_line(done.stderr) if done else f"no answer within {RAY_SECONDS:.0f} s")
+        said = (cause(done.stderr) or "it ended without a word") if done else f"no answer within {RAY_SECONDS:.0f} s"
+        text = facts.get("error") or said
         remedy = "start it (ray start --head), correct --address (RAY_ADDRESS), or see docs/running.md"
         return [_token_finding(), Finding("Ray", Level.FAIL, f"{version}, no Ray {where}: {text}", remedy)], {}
     found: dict[str, float] = facts["resources"]
@@ -294,8 +296,3 @@ def _last_json(text: str) -> dict[str, Any]:
             found: dict[str, Any] = json.loads(line)
             return found
     return {}
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it ended without a word"

@@ -72,6 +72,37 @@ class Observer(Listener, Protocol):
         ...
 
 
+class Relay:
+    """An observer that passes on what happens to trials, to one listener after the other."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def started(self, trial: Trial) -> None:
+        """The trial is under way."""
+        for listener in self._listeners:
+            listener.started(trial)
+
+    def reported(self, trial: Trial, epoch: EpochScores) -> None:
+        """An epoch is done."""
+        for listener in self._listeners:
+            listener.reported(trial, epoch)
+
+    def finished(self, trial: Trial, result: TrialResult, folder: Path) -> None:
+        """The trial has ended."""
+        for listener in self._listeners:
+            listener.finished(trial, result, folder)
+
+
+def tell_ended(trial: Trial, result: TrialResult, storage: Path, listener: Listener) -> None:
+    """Tell a listener of a trial that ended while nobody listened."""
+    folder = trial_folder(storage, trial)
+    listener.started(trial)
+    for epoch in read_history(folder):
+        listener.reported(trial, epoch)
+    listener.finished(trial, result, folder)
+
+
 @dataclass
 class Session:
     """What an executor needs of the driver that it runs in."""

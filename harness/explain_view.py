@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.canonical import canonical_json
 from harness.explain import Explanation, Replicate
-from harness.records import canonical_json
 
 
 def explanation_lines(found: Explanation) -> Iterator[str]:

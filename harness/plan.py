@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 
 from pydantic_core import to_jsonable_python
 
+from harness.canonical import canonical_json
 from harness.data.base import DATASETS, Dataset
 from harness.data.semantic import Division
 from harness.data.synthetic import open_dataset, synthetic_fingerprint
 from harness.designs import Group, group_of
 from harness.errors import DataError, nearest
 from harness.plan_search import search_of, tuned
-from harness.records import Plan, Row, Skipped, Table, Trial, canonical_json
+from harness.records import Plan, Row, Skipped, Table, Trial
 from harness.resolve import Point, Resolved, reference_point, resolve
 from harness.spec import StudySpec
 from harness.spec_part import Json

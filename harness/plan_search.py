@@ -8,8 +8,9 @@ from dataclasses import replace
 from itertools import combinations, product
 from typing import Any
 
+from harness.canonical import canonical_json
 from harness.errors import SpecError
-from harness.records import Trial, canonical_json
+from harness.records import Trial
 from harness.resolve import Edit, Point, Resolved, resolve
 from harness.spec import StudySpec
 from harness.spec_part import Json

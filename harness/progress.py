@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from harness.faults import cause
 from harness.records import Plan, Trial, TrialResult, TrialState
 from harness.trial_folder import EpochScores
 
@@ -127,8 +128,7 @@ class StudyProgress:
         view.state, view.ended = result.state, self.view.clock()
         final = {f"{s.split}/{s.metric}": s.value for s in result.scores}
         view.score = final.get(self._key, view.score)
-        lines = [line for line in (result.error or "").splitlines() if line.strip()]
-        view.note = lines[-1].strip() if lines else ""
+        view.note = cause(result.error or "")
         tail = view.note or self._score_text(view)
         spent = duration(view.ended - view.started)
         self._say(f"{result.state.value.lower():9} {view.label}  {tail}  ({spent}; {self.summary()})")

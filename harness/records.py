@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.canonical import digest
 
 if TYPE_CHECKING:
     from harness.tuning import Search
@@ -45,15 +45,6 @@ class Fault(StrEnum):
     """Longer than `resources.timeout_min`: never tried again by itself."""
     INFRASTRUCTURE = "infrastructure"
     """A node, a worker or the network was lost: tried again from the last checkpoint, free of charge."""
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no white space, equal for equal values whatever their key order.
-
-    Raises:
-        ValueError: A NaN or infinite number, which JSON cannot hold.
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -186,14 +177,13 @@ class Trial:
 
     @cached_property
     def id(self) -> str:
-        """12 hex digits of the SHA-256 of the canonical JSON of `identity`."""
-        return hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()[:12]
+        """Digest of `identity`: 12 hex digits."""
+        return digest(self.identity)
 
     @cached_property
     def variant_id(self) -> str:
-        """12 hex digits of what the replicates of a variant share; a label may come to mean another configuration."""
-        shared = {key: value for key, value in self.identity.items() if key != "replicate"}
-        return hashlib.sha256(canonical_json(shared).encode()).hexdigest()[:12]
+        """Digest of what the replicates of a variant share; a label may come to mean another configuration."""
+        return digest({key: value for key, value in self.identity.items() if key != "replicate"})
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from harness.canonical import canonical_json, flatten
 from harness.errors import HarnessError, SpecError, UnknownNameError, nearest
-from harness.records import Resources, canonical_json
+from harness.records import Resources
 from harness.spec import StudySpec
 from harness.spec_errors import named_path, problems
 from harness.spec_part import Json, Part
@@ -128,18 +129,6 @@ def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> Json:
     for key, value in change.items():
         both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
         found[key] = merged(found[key], value) if both else value
-    return found
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> Json:
-    """Dotted path -> value; lists and empty mappings are values."""
-    found: Json = {}
-    for key, item in value.items():
-        path = f"{prefix}{key}"
-        if isinstance(item, Mapping) and item:
-            found.update(flatten(item, f"{path}."))
-        else:
-            found[path] = item
     return found
 
 

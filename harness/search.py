@@ -20,7 +20,7 @@ from optuna.trial import TrialState as Ended
 
 from harness.claims import Claims
 from harness.errors import HarnessError
-from harness.executor import Listener
+from harness.executor import Listener, tell_ended
 from harness.faults import cause
 from harness.metrics import METRICS
 from harness.records import Trial, TrialResult, TrialState
@@ -37,7 +37,7 @@ from harness.search_store import (
     suggest,
     values_of,
 )
-from harness.trial_folder import PRUNE, STOP, EpochScores, read_history, read_result, trial_folder, write_result
+from harness.trial_folder import PRUNE, STOP, EpochScores, read_result, trial_folder, write_result
 from harness.tuning import Outcome, Search, points
 
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -245,7 +245,7 @@ class _Steered:
             write_result(trial_folder(self.storage, trial), result)
         if result is None:
             return False
-        deliver(trial, result, self.storage, self.record)
+        tell_ended(trial, result, self.storage, self.record)
         self.tell(trial, draw, result, hours=0.0)
         return True
 
@@ -300,12 +300,3 @@ class _Steered:
         folder = self.storage / "searches" / self.search.key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-
-def deliver(trial: Trial, result: TrialResult, storage: Path, listener: Listener) -> None:
-    """Tell a listener of a trial that ended while nobody listened."""
-    folder = trial_folder(storage, trial)
-    listener.started(trial)
-    for epoch in read_history(folder):
-        listener.reported(trial, epoch)
-    listener.finished(trial, result, folder)

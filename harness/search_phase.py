@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.executor import Executor, Listener, Session
+from harness.executor import Executor, Listener, Relay, Session
 from harness.records import Plan, Trial, TrialResult
 from harness.search import SearchSource
 from harness.search_view import SearchProgress
-from harness.trial_folder import EpochScores, trial_folder
+from harness.trial_folder import trial_folder
 
 
-class SearchObserver:
+class SearchObserver(Relay):
     """Passes what an executor tells on: to the record, to the screen, and last to the searches, which count it.
 
     Args:
@@ -25,23 +25,8 @@ class SearchObserver:
     """
 
     def __init__(self, record: Listener, progress: SearchProgress, source: SearchSource, storage: Path) -> None:
-        self._listeners: tuple[Listener, ...] = (record, progress, source)
+        super().__init__(record, progress, source)
         self._progress, self._source, self._storage = progress, source, storage
-
-    def started(self, trial: Trial) -> None:
-        """The trial is under way."""
-        for listener in self._listeners:
-            listener.started(trial)
-
-    def reported(self, trial: Trial, epoch: EpochScores) -> None:
-        """An epoch is done."""
-        for listener in self._listeners:
-            listener.reported(trial, epoch)
-
-    def finished(self, trial: Trial, result: TrialResult, folder: Path) -> None:
-        """The trial has ended."""
-        for listener in self._listeners:
-            listener.finished(trial, result, folder)
 
     def stopped(self, trial: Trial) -> None:
         """The trial can go on some other time."""

@@ -16,10 +16,11 @@ from optuna.trial import TrialState as Ended
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from harness.canonical import canonical_json
 from harness.errors import HarnessError
 from harness.metrics import METRICS
 from harness.plan import expand
-from harness.records import Plan, canonical_json
+from harness.records import Plan
 from harness.spec import StudySpec
 from harness.tuning import Outcome, Search, Spent
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness.faults import cause
 from harness.metrics import METRICS
 from harness.records import Trial, TrialResult, TrialState
 from harness.trial_folder import EpochScores
@@ -47,8 +48,7 @@ class SearchProgress:
         sign = 1 if METRICS[search.metric].higher_is_better else -1
         if result.state is TrialState.COMPLETE and found is not None and (best is None or sign * found > sign * best):
             self._best[trial.variant] = best = found
-        lines = [line for line in (result.error or "").splitlines() if line.strip()]
-        tail = lines[-1].strip() if lines else score_text(search, found)
+        tail = cause(result.error or "") or score_text(search, found)
         counts = f"{min(self._ended[trial.variant], search.trials)} of {search.trials} trials"
         so_far = f"({counts}; best {score_text(search, best)})"
         self._say(f"{result.state.value.lower():9} {trial.variant}  {trial.id}  {tail}  {so_far}")

@@ -10,8 +10,8 @@ import hashlib
 import os
 import random
 
+from harness.canonical import canonical_json
 from harness.errors import nearest
-from harness.records import canonical_json
 
 STREAMS = ("init", "order", "augment", "model_noise")
 """Initial weights, order of samples, augmentation, randomness inside the model (dropout, drop path)."""

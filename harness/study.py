@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.executor import Executor, Session
+from harness.executor import Executor, Relay, Session, tell_ended
 from harness.faults import cause
 from harness.progress import StudyProgress
 from harness.records import Fault, Plan, Trial, TrialResult
 from harness.schedule import FixedSource
 from harness.tracking import MlflowTracker
-from harness.trial_folder import EpochScores, clear_failure, read_history, read_result, trial_folder
+from harness.trial_folder import clear_failure, read_result, trial_folder
 
 
 @dataclass(frozen=True)
@@ -38,30 +38,19 @@ class Outcome:
     """Trials that were not started or not finished: a budget was used up, or somebody asked to stop."""
 
 
-class StudyObserver:
+class StudyObserver(Relay):
     """Passes what an executor tells on to the record and to the screen."""
 
     def __init__(self, tracker: MlflowTracker, progress: StudyProgress, session: Session) -> None:
-        self._listeners = (tracker, progress)
+        super().__init__(tracker, progress)
         self._progress = progress
         self._session = session
         self.failures: list[Failure] = []
         self.ended: set[str] = set()
 
-    def started(self, trial: Trial) -> None:
-        """The trial is under way."""
-        for listener in self._listeners:
-            listener.started(trial)
-
-    def reported(self, trial: Trial, epoch: EpochScores) -> None:
-        """An epoch is done."""
-        for listener in self._listeners:
-            listener.reported(trial, epoch)
-
     def finished(self, trial: Trial, result: TrialResult, folder: Path) -> None:
         """The trial has ended."""
-        for listener in self._listeners:
-            listener.finished(trial, result, folder)
+        super().finished(trial, result, folder)
         self._note(trial, result)
 
     def stopped(self, trial: Trial) -> None:
@@ -126,9 +115,6 @@ def _delivered(trial: Trial, tracker: MlflowTracker, session: Session) -> bool:
     clear_failure(folder)
     result = read_result(folder)
     if result is not None:
-        tracker.started(trial)
-        for epoch in read_history(folder):
-            tracker.reported(trial, epoch)
-        tracker.finished(trial, result, folder)
+        tell_ended(trial, result, session.storage, tracker)
     session.claims.release(folder)
     return result is not None

@@ -6,7 +6,6 @@ run and after they are gone.
 
 from __future__ import annotations
 
-import re
 import statistics
 import time
 from collections import Counter
@@ -18,10 +17,9 @@ from pathlib import Path
 from harness.claims import Driver, Liveness, claimed_by, read_drivers
 from harness.faults import cause
 from harness.records import Fault, Plan, Trial, TrialResult, TrialState
-from harness.trial_folder import EpochScores, read_attempts, read_history, read_result
+from harness.trial_folder import STATE, EpochScores, read_attempts, read_history, read_result
 from harness.trial_lookup import folder_of
 
-STATE = re.compile(r"state-(\d+)-(\d+)\.pt")
 PAUSE_EPOCHS = 10.0
 PAUSE_SECONDS = 60.0
 """A silence between two epochs that is longer than this many usual epochs and seconds was a pause."""

@@ -13,7 +13,8 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-from harness.records import Trial, canonical_json
+from harness.canonical import canonical_json, flatten
+from harness.records import Trial
 
 ABSENT = "-"
 """Shown for a side that has no such entry."""
@@ -62,7 +63,7 @@ def diff_trials(first: Trial, second: Trial, *, about: tuple[Mapping[str, Any], 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[Difference, ...]:
     """Entries whose values differ, in the order in which they stand in `first`, then in `second`."""
-    sides = _flat(first), _flat(second)
+    sides = flatten(first), flatten(second)
     found = []
     for path in {**sides[0], **sides[1]}:
         left, right = (canonical_json(side[path]) if path in side else ABSENT for side in sides)
@@ -78,17 +79,6 @@ def environment_of(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return {f"environment.{key}": value for key, value in found.items()}
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted paths; an empty mapping keeps its place."""
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            found |= _flat(item, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = item
-    return found
 
 
 def render_diff(diff: TrialDiff, names: tuple[str, str]) -> RenderableType:

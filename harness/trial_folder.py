@@ -25,6 +25,7 @@ loses nothing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from typing import Any
 
 from harness.records import Trial, TrialResult, TrialState
 
+STATE = re.compile(r"state-(\d+)-(\d+)\.pt")
+"""Name of a saved state: its epoch, its step."""
 STOP = "stop"
 PRUNE = "prune"
 """Content of `stop` where a search gives the trial up; anything else lets it go on some other time."""

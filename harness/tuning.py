@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from harness.records import Trial, canonical_json
+from harness.canonical import canonical_json, digest
+from harness.records import Trial
 
 SEARCH = "search"
 """Kind of the trials of a search."""
@@ -120,11 +120,10 @@ class Search:
 
     @property
     def key(self) -> str:
-        """12 hex digits of everything that decides which trials it makes, the budget excepted: that can be raised."""
+        """Digest of everything that decides which trials it makes, the budget excepted: that can be raised."""
         space = {path: asdict(dimension) for path, dimension in self.space.items()}
         drawn = {"space": space, "sampler": self.sampler, "pruner": self.pruner, "seed": self.seed}
-        content = {"template": self.template.identity, "metric": self.metric, **drawn}
-        return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12]
+        return digest({"template": self.template.identity, "metric": self.metric, **drawn})
 
     def named(self, variant: str) -> Search:
         """The search of the variant of that name; its trials are recorded under one of their own."""

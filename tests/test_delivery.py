@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -312,10 +313,12 @@ def test_a_trial_of_a_search_is_in_no_table(tmp_path: Path, plan: Plan) -> None:
     assert opened(tmp_path, plan).complete([searched.id]) == frozenset()
 
 
-def test_a_full_disk_is_named(tmp_path: Path, plan: Plan) -> None:
+def test_a_full_disk_is_named(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = opened(tmp_path, plan)
-    (spool,) = spools(tmp_path)
-    shutil.rmtree(spool.folder)
-    spool.folder.write_text("in the way")
+
+    def full(path: Path, _: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("harness.spool.write_json", full)
     with pytest.raises(TrackingError, match=r"the spool folder must be writable, got .*; free the disk"):
         tracker.started(plan.trials[0])

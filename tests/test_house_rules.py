@@ -25,7 +25,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Lowest first. A module imports its own layer and those above it in this list; a package stands for all its modules.
 LAYERS = (
-    ("harness", "harness.errors", "harness.registry"),
+    ("harness", "harness.errors", "harness.registry", "harness.canonical"),
     (
         *("harness.records", "harness.tuning", "harness.seeding"),
         *("harness.environment", "harness.faults", "harness.claims"),
@@ -91,13 +91,16 @@ HOMES = {
 
 # Importing one of these must not import torch, neither itself nor through another module of ours.
 LIGHT = (
-    *(f"harness.{m}" for m in ("errors", "registry", "records", "seeding", "environment", "metrics", "confusion")),
+    *(
+        f"harness.{m}"
+        for m in ("errors", "registry", "records", "seeding", "environment", "metrics", "confusion", "canonical")
+    ),
     *(f"harness.{m}" for m in ("faults", "claims", "trial_folder", "trial_lookup", "placement", "schedule", "retry")),
     *(f"harness.{m}" for m in ("trial_log", "trial_diff", "garbage", "study_status", "status_view", "doctor")),
     *(f"harness.{m}" for m in ("spool", "tracking", "sync", "tuning", "attempt", "executor", "study")),
     *(f"harness.{m}" for m in ("ray_jobs", "ray_executor")),
     *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report", "spec_search")),
-    *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides")),
+    *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides", "canonical")),
     *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "explain", "verbs", "cli")),
     "reports",
 )

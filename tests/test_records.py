@@ -11,17 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.records import (
-    Fault,
-    Plan,
-    Resources,
-    Score,
-    Stress,
-    Trial,
-    TrialResult,
-    TrialState,
-    canonical_json,
-)
+from harness.canonical import canonical_json
+from harness.records import Fault, Plan, Resources, Score, Stress, Trial, TrialResult, TrialState
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 plain = st.recursive(

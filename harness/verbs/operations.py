@@ -23,9 +23,9 @@ from harness.verbs.options import (
     out,
     planned,
     print_json,
+    recorded_store,
     run_command,
     say,
-    store_uri,
     warn,
 )
 
@@ -89,20 +89,19 @@ def _recorded(found: Plan, folder: Path, uri: str | None) -> frozenset[str]:
     from harness.trial_lookup import folder_of
 
     missing = [t.id for t in found.trials if not (folder_of(folder, t.id) / "result.json").exists()]
-    if not missing or (uri is None and not (folder / "mlflow.db").exists()):
+    place = recorded_store(uri, folder)
+    if not missing or place is None:
         return frozenset()
-    from harness.results import results_frame
+    from harness.results import complete_trials
 
     answer: list[frozenset[str]] = []
 
     def ask() -> None:
         try:
-            frame = results_frame(store_uri(uri, folder), missing)
+            answer.append(complete_trials(place, missing))
         except TrackingError as error:
             warn(f"note: {error}; trials recorded only there are shown as waiting")
             answer.append(frozenset())
-        else:
-            answer.append(frozenset(frame.loc[frame["state"] == TrialState.COMPLETE.value, "trial_id"]))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -364,12 +363,13 @@ def diff(
 
 def _commits(root: Path, uri: str | None, ids: list[str]) -> dict[str, dict[str, Any]]:
     """Trial -> the commit that its last run was made with, where the tracking store knows."""
-    if uri is None and not (root / "mlflow.db").exists():
+    place = recorded_store(uri, root)
+    if place is None:
         return {}
     from harness.results import results_frame
 
     try:
-        frame = results_frame(store_uri(uri, root), ids)
+        frame = results_frame(place, ids)
     except TrackingError as error:
         warn(f"note: {error}; commits are not compared")
         return {}

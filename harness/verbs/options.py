@@ -133,6 +133,11 @@ def store_uri(given: str | None, storage: Path) -> str:
     return given or f"sqlite:///{storage / 'mlflow.db'}"
 
 
+def recorded_store(given: str | None, storage: Path) -> str | None:
+    """The tracking store; None where none is given and none is in the storage folder yet."""
+    return store_uri(given, storage) if given or (storage / "mlflow.db").exists() else None
+
+
 def optuna_url(given: str | None, storage: Path) -> str:
     """The database of searches: the one given, else the one of the environment, else the one in the storage folder."""
     return given or os.environ.get(OPTUNA_VARIABLE) or f"sqlite:///{storage / 'optuna.db'}"

@@ -23,6 +23,7 @@ from harness.verbs.options import (
     out,
     planned,
     print_json,
+    recorded_store,
     say,
     screen,
     storage_folder,
@@ -94,13 +95,12 @@ def plan(
 
 def complete_ids(found: Plan, tracking_uri: str | None, storage: Path | None) -> frozenset[str]:
     """Ids that are COMPLETE in the store; none where the default store does not exist yet."""
-    folder = storage_path(storage)
-    if tracking_uri is None and not (folder / "mlflow.db").exists():
+    uri = recorded_store(tracking_uri, storage_path(storage))
+    if uri is None:
         return frozenset()
-    from harness.results import results_frame
+    from harness.results import complete_trials
 
-    frame = results_frame(store_uri(tracking_uri, folder), (t.id for t in found.trials))
-    return frozenset(frame.loc[frame["state"] == "COMPLETE", "trial_id"])
+    return complete_trials(uri, (t.id for t in found.trials))
 
 
 @app.command()

@@ -22,6 +22,7 @@ from harness.verbs.options import (
     out,
     planned,
     print_json,
+    recorded_store,
     say,
     storage_path,
     store_uri,
@@ -138,11 +139,11 @@ def gc(
 
 def _recorded(folder: Path, uri: str | None) -> frozenset[str] | None:
     """Ids of all trials in the tracking store; None where it cannot be told which store belongs to the folder."""
-    if uri is None and not (folder / "mlflow.db").exists():
+    place = recorded_store(uri, folder)
+    if place is None:
         return None
     from harness.results import connect, find_runs, store_errors
 
-    place = store_uri(uri, folder)
     try:
         client = connect(place)
         with store_errors(place):
@@ -203,9 +204,7 @@ def sync(
     name = load_study(study).name if study is not None and Path(study).is_file() else study
     found = deliver(existing_storage(storage), tracking_uri, study=name, refused=refused)
     if as_json:
-        print_json(
-            [{**asdict(one), "folder": str(one.folder)} if hasattr(one, "folder") else asdict(one) for one in found]
-        )
+        print_json([{**asdict(one), "folder": str(one.folder)} for one in found])
     else:
         for line in lines_of(found):
             say(line)

@@ -15,7 +15,7 @@ from mlflow.entities import Run
 import harness.courier
 import harness.delivery
 import harness.tracking
-from harness.delivery import flatten
+from harness.delivery import params_of
 from harness.environment import Code
 from harness.errors import TrackingError
 from harness.records import Fault, Plan, Score, Trial, TrialResult, TrialState
@@ -280,7 +280,7 @@ def test_a_run_deleted_in_mid_study(tmp_path: Path, plan: Plan) -> None:
     assert "must be in the 'active' state" in one.refused[0]
 
 
-def test_flatten() -> None:
-    assert flatten({"a": {"b": [1, "x"], "c": None}, "d": "text", "e": True}) == {
+def test_params_of() -> None:
+    assert params_of({"a": {"b": [1, "x"], "c": None}, "d": "text", "e": True}) == {
         **{"a.b": '[1, "x"]', "a.c": "null", "d": "text", "e": "true"}
     }
