@@ -14,6 +14,9 @@ PURE := harness.records harness.spec harness.spec_part harness.spec_recipe harne
         reports.significance reports.comparisons reports.effect_size reports.equivalence reports.power \
         reports.factorial reports.ranks
 
+# Test files side by side, one per core; those that need Ray share one process, so that one Ray serves them.
+PARALLEL := -n auto --maxprocesses=4 --dist loadgroup
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-cluster check coverage clean
 
@@ -26,7 +29,7 @@ demo: $(STAMP)  ## train and report a small study (STUDY=experiments/demo.yaml)
 	@$(BIN)/harness run $(STUDY)
 
 test: $(STAMP)  ## run the test suite on the CPU
-	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest
+	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest $(PARALLEL)
 
 test-cluster: $(STAMP)  ## several hosts, servers, killed processes (minutes; some need root)
 	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m cluster
@@ -38,7 +41,7 @@ check: $(STAMP)  ## ruff, mypy, house rules
 	@$(BIN)/python -m pytest tests/test_house_rules.py
 
 coverage: $(STAMP)  ## run the suite; fail below 100 % branch coverage of the pure modules
-	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest --cov-branch $(PURE:%=--cov=%) \
+	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest $(PARALLEL) --cov-branch $(PURE:%=--cov=%) \
 		--cov-report=term-missing:skip-covered --cov-fail-under=100
 
 clean:  ## remove caches and build products (keeps .venv/ and runs/)
