@@ -133,9 +133,9 @@ def test_a_report_draws_records_and_notes(tmp_path: Path) -> None:
 def test_differences_are_paired_and_count_what_is_missing() -> None:
     request = make_request()
     found = differences(request, request.plan.tables[0])
-    assert [d.label for d in found] == ["default", "+ noise"]
+    assert [d.row.label for d in found] == ["default", "+ noise"]
     assert found[0].values == pytest.approx((-0.1, -0.1))
-    assert (found[1].values, found[1].expected) == (pytest.approx((-0.05,)), 2)
+    assert (found[1].values, found[1].replicates) == (pytest.approx((-0.05,)), (0,))
     rows = tuple(replace(row, is_reference=False) for row in request.plan.tables[0].rows)
     table = replace(request.plan.tables[0], rows=rows)
     lost = replace(request, plan=replace(request.plan, tables=(table,)))
