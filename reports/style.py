@@ -28,8 +28,9 @@ COLOURS = ("#000000", "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#c
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HATCHES = ("", "/////", ".....", "\\\\\\\\\\", "xxxxx", "-----")
-GAIN = "#0072b2"
-LOSS = "#d55e00"
+GAIN = "#8cc3e3"
+LOSS = "#efb68a"
+"""Pale, so that a whisker shows on them."""
 
 SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
@@ -103,7 +104,7 @@ def fills(count: int) -> list[Fill]:
 
 
 def _lighter(color: str) -> tuple[float, float, float]:
-    red, green, blue = (0.45 + 0.55 * channel for channel in to_rgb(color))  # so that a hatch shows on it
+    red, green, blue = (0.5 + 0.5 * channel for channel in to_rgb(color))  # so that a hatch shows on it
     return red, green, blue
 
 
