@@ -40,8 +40,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def wrapped(label: str, width: int = 24) -> str:
-    """A label on lines of so many characters, so that it leaves room for what it labels."""
-    return textwrap.fill(label, width)
+    """A label on lines of so many characters, or one word, so that it leaves room for what it labels."""
+    return textwrap.fill(label, width, break_long_words=False)
 
 
 def write_drawing(drawing: Drawing, folder: Path) -> tuple[Path, ...]:

@@ -32,10 +32,11 @@ class Design:
 
 
 def level_text(level: str) -> str:
-    """A level as a reader wants it: on and off, text without quotes, lists with spaces."""
+    """A level as a reader wants it: on, off and none, text without quotes, lists with spaces."""
+    words = {"true": "on", "false": "off", "null": "none"}
+    if level in words:
+        return words[level]
     value = json.loads(level)
-    if isinstance(value, bool):
-        return "on" if value else "off"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

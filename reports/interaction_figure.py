@@ -25,8 +25,11 @@ from reports.style import COLUMN_WIDTH, PAGE_WIDTH, house_style, light_grid, ser
 MAX_COLUMNS = 3
 
 # inches
-PANEL_HEIGHT = 2.1
-LEGEND_LINE = 0.15
+PANEL_HEIGHT = 2.0
+LINE = 0.13
+
+FONT_SIZE = 7.0
+"""Points, of a legend."""
 
 SPREAD = 0.1
 """By how much of the distance of two levels lines stand beside each other, so that their bars show."""
@@ -67,9 +70,9 @@ def draw_interaction(request: FigureRequest, table: Table) -> Sequence[Drawing]:
     shown, split = metric(request.plan.deciding_metric(table)), request.plan.deciding_split(table)
     rows = math.ceil(len(pairs) / MAX_COLUMNS)
     columns = math.ceil(len(pairs) / rows)
-    legend = LEGEND_LINE * max(len(found.factors[pair.names[1]]) for pair in pairs)
+    below = LINE * max(_lines(_ticks(found.factors[a])) + 1.2 * len(found.factors[b]) for (a, b), *_ in pairs)
     with house_style():
-        figure = new_figure(COLUMN_WIDTH if columns == 1 else PAGE_WIDTH, (PANEL_HEIGHT + legend) * rows)
+        figure = new_figure(COLUMN_WIDTH if columns == 1 else PAGE_WIDTH, (PANEL_HEIGHT + below) * rows)
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for axes, pair in zip(grid.flat, pairs, strict=False):
             _draw_pair(axes, pair, found, shown)
@@ -93,14 +96,22 @@ def _draw_pair(axes: Axes, pair: Pair, found: Factorial, shown: Metric) -> None:
         x = [place + aside for place in range(len(first))]
         label = wrapped(f"{pair.names[1]}: {level_text(other)}", 36)
         axes.errorbar(x, y, yerr=reach, **look._asdict(), elinewidth=0.8, capsize=1.5, capthick=0.8, label=label)
-    ticks = [wrapped(level_text(level), max(8, 30 // len(first))) for level in first]
+    ticks = _ticks(first)
     axes.set_xticks(range(len(first)), ticks)
     axes.set_xlim(-0.3, len(first) - 0.7)
     axes.set_xlabel(pair.names[0])
     axes.set_title("\n".join([" × ".join(pair.names), _size(pair, shown)]))  # noqa: RUF001
-    below = 0.24 + 0.07 * max(tick.count("\n") for tick in ticks)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -below))
+    below = (22 + 8.5 * _lines(ticks)) / FONT_SIZE  # points: ticks and the label below them
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=below)
     light_grid(axes, "y")
+
+
+def _ticks(levels: Sequence[str]) -> list[str]:
+    return [wrapped(level_text(level), max(8, 30 // len(levels))) for level in levels]
+
+
+def _lines(labels: Sequence[str]) -> int:
+    return max(label.count("\n") + 1 for label in labels)
 
 
 def _size(pair: Pair, shown: Metric) -> str:

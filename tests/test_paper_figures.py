@@ -26,7 +26,7 @@ from reports.artifacts import FigureRequest, NotDrawn
 from reports.cost_figure import on_front
 from reports.delta_figure import differences, draw_delta
 from reports.drawing import Drawing, latex_float
-from reports.factors import full_factorial
+from reports.factors import full_factorial, level_text
 from reports.figures import FIGURES, draw_figures
 from reports.rank_figure import alike
 from reports.style import fills, house_style, points
@@ -104,6 +104,14 @@ def test_delta_of_one_replicate_has_no_interval_and_a_missing_one_is_counted() -
     assert drawing.data[drawing.data.variant == "w/o noise"]["replicate"].tolist() == [0, 2]
     labels = [text.get_text() for text in drawing.figure.axes[0].get_yticklabels()]
     assert labels == ["w/o noise (n=2/3)", "w/o fusion"]
+
+
+def test_a_row_without_a_pair_says_so() -> None:
+    lost = make_designed(PARTS, lambda label, r: None if label == "w/o noise" else recorded(label, r))
+    drawing = drawn(lost, "delta")
+    assert [text.get_text() for text in drawing.figure.axes[0].texts] == ["no pair"]
+    assert drawing.data["variant"].unique().tolist() == ["w/o fusion"]
+    assert drawing.figure.axes[0].get_yticklabels()[0].get_text() == "w/o noise (n=0/3)"
 
 
 def test_points_and_bars_of_many_variants_differ() -> None:
@@ -340,6 +348,36 @@ def test_paths_that_change_together_are_one_factor() -> None:
     assert [row.label for row in design.rows.values()] == ["a", "b", "c", "d"]
 
 
+def test_levels_are_ordered_so_that_effects_are_those_of_switching_on() -> None:
+    moved = {"decoder": "arc"}  # in every row, so that it is no factor; the reference is none of them
+    rows: dict[str, Change] = {
+        "a": {**moved, "noise": True, "aux": True},
+        "b": {**moved, "noise": True, "aux": False},
+        "c": {**moved, "noise": False, "aux": True},
+        "d": {**moved, "noise": False, "aux": False},
+    }
+    request = make_designed(rows, lambda label, r: 0.5 + 0.01 * r + 0.02 * (label == "a"))
+    design = full_factorial(request.plan, request.plan.tables[0])
+    assert design.factors == {"aux": ("false", "true"), "noise": ("false", "true")}
+    assert [level_text(level) for level in ("true", "false", "null", '"sum"', "[1,3]")] == [
+        *("on", "off", "none", "sum", "[1, 3]")
+    ]
+    elsewhere = {"a": {}, "b": {"x.lr": 1}, "c": {"y.lr": 1}, "d": {"x.lr": 1, "y.lr": 1}}
+    request = make_designed(elsewhere, lambda _, r: 0.5 + 0.01 * r)
+    assert list(full_factorial(request.plan, request.plan.tables[0]).factors) == ["model.x.lr", "model.y.lr"]
+
+
+def test_one_replicate_of_a_factorial_is_shown_and_not_tested() -> None:
+    request, scores = factorial(("fusion", "noise"), replicates=1)
+    drawing = drawn(request, "interaction")
+    contrast = float((scores[1, 1] - scores[1, 0] - scores[0, 1] + scores[0, 0])[0])
+    assert drawing.figure.axes[0].get_title().endswith(f"{100 * contrast:+.2f} points, not tested".replace("-", "−"))  # noqa: RUF001
+    assert drawing.caption.endswith("One replicate: no spread is known, and nothing is tested.")
+    assert drawing.data[["low", "high", "p", "p_panel"]].isna().all(axis=None)
+    shares = drawn(request, "shapley")
+    assert shares.data[["low", "high", "p"]].isna().all(axis=None)
+
+
 def test_shares_are_averages_over_all_orders_and_add_up_to_the_gain() -> None:
     pair, scores = factorial(("fusion", "noise"))
     drawing = drawn(pair, "shapley")
@@ -465,21 +503,55 @@ def boxes(figure: Figure) -> list[tuple[str, Bbox]]:
     return [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text().strip()]
 
 
-LONG: dict[str, Change] = {f"without the rather long component, number {i}": {"extra": i} for i in range(11)}
+LONG: dict[str, Change] = {
+    "the full method, all of its parts": {},
+    **{f"without the rather long component, number {i}": {"extra": i} for i in range(11)},
+}
 
 
-@pytest.mark.parametrize("name", ["delta", "cost", "ranks", "waterfall"])
-def test_nothing_overlaps_or_is_cut_off_with_twelve_long_rows(name: str) -> None:
-    rows: dict[str, Change] = {"the full method, all of its parts": {}, **LONG}
-    request = make_designed(
-        rows,
-        lambda label, r: 0.7 - 0.015 * list(rows).index(label) + 0.004 * r * (-1) ** len(label),
+def long_rows() -> FigureRequest:
+    """Twelve rows with long labels, three splits, costs."""
+    place = {label: i for i, label in enumerate(LONG)}
+    return make_designed(
+        LONG,
+        lambda label, r: 0.7 - 0.015 * place[label] + 0.004 * r * (-1) ** len(label),
         splits=("val", "test", "other"),
-        costs=lambda label: {"gmacs": 10.0 + 40 * list(rows).index(label), "parameters": 1e6},
+        costs=lambda label: {"gmacs": 10.0 + 40 * place[label], "parameters": 1e6},
         design="cumulative",
     )
+
+
+def long_levels() -> FigureRequest:
+    """Three factors with long names of levels."""
+    levels = {
+        "fusion": ("the sum of both modalities", "a third way with a long name", "correlation"),
+        "decoder": ("a decoder with an equally long name", "msrc"),
+        "noise": (False, True),
+    }
+    settings = itertools.product(*levels.values())
+    rows = {str(i): changes(setting, levels) for i, setting in enumerate(settings)}
+    return make_designed(rows, lambda label, r: 0.5 + 0.01 * int(label) + 0.002 * r * (-1) ** int(label))
+
+
+def many_classes() -> FigureRequest:
+    """Twenty-three classes."""
+    request = make_semantic_request()
+    done = request.frame[(request.frame.split == "test") & (request.frame.metric == "miou")]
+    more = [done.assign(metric=f"iou.impervious_surface_{i}", value=0.04 * i) for i in range(20)]
+    return replace(request, frame=pd.concat([request.frame, *more]))
+
+
+CROWDED: dict[str, Callable[[], FigureRequest]] = {
+    **dict.fromkeys(("delta", "cost", "ranks", "waterfall"), long_rows),
+    "interaction": long_levels,
+    "class_bars": many_classes,
+}
+
+
+@pytest.mark.parametrize("name", CROWDED)
+def test_no_text_overlaps_another_or_is_cut_off(name: str) -> None:
     with house_style():
-        figure = drawn(request, name).figure
+        figure = drawn(CROWDED[name](), name).figure
         found = boxes(figure)
     assert len(found) > 12
     for text, box in found:
