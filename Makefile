@@ -12,7 +12,7 @@ PURE := harness.records harness.spec harness.spec_part harness.spec_recipe harne
         harness.spec_report harness.plan harness.seeding harness.registry harness.metrics harness.confusion \
         harness.results reports.latex reports.intervals reports.sample_statistics reports.row_scores \
         reports.significance reports.comparisons reports.effect_size reports.equivalence reports.power \
-        reports.factorial reports.ranks
+        reports.factorial reports.factors reports.ranks reports.rank_blocks
 
 # Test files side by side, one per core; those that need Ray share one process, so that one Ray serves them.
 PARALLEL := -n auto --maxprocesses=4 --dist loadgroup

@@ -183,6 +183,7 @@ class _Planner:
             published=table.published,
             caption=table.caption,
             costs=table.costs,
+            design=self.study.variants[table.of].design,
         )
 
     def _draw(self, point: Point) -> _Drawn:

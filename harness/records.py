@@ -264,6 +264,8 @@ class Table:
     caption: str | None = None
     costs: bool = True
     """Whether it shows parameters and multiply-adds."""
+    design: str = ""
+    """How its rows were made: `explicit`, `grid`, `one_factor`, `leave_one_out` or `cumulative`."""
 
 
 @dataclass(frozen=True)

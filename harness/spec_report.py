@@ -9,9 +9,12 @@ from pydantic import Field
 
 from harness.spec_part import Part, Slug
 
+COMPARING = ("delta", "cost", "ranks", "interaction", "waterfall", "shapley")
+"""Figures of scores and costs, the same for every task."""
+
 FIGURES: Mapping[str, tuple[str, ...]] = {
-    "referring": ("delta", "precision_curve", "learning_curves", "qualitative", "feature_maps"),
-    "semantic": ("delta", "learning_curves", "robustness"),
+    "referring": (*COMPARING, "precision_curve", "learning_curves", "qualitative", "feature_maps"),
+    "semantic": (*COMPARING, "class_bars", "learning_curves", "robustness"),
 }
 """Task -> figures that its studies can ask for."""
 

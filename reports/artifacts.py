@@ -72,6 +72,10 @@ class NotDrawn(Exception):  # noqa: N818 -- no error: the report goes on and say
     """Why a figure or a break-down cannot be made; shown to the user."""
 
 
+class OtherDesign(NotDrawn):
+    """A table of another design than the figure is of; shown only where no table of the study is of that design."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A complete run that speaks for a replicate of a row."""

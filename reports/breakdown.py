@@ -96,7 +96,7 @@ def build_breakdown(request: FigureRequest, table: Table, *, by: str, split: str
         NotDrawn: No run has left per-sample results, or no sample belongs to a group.
     """
     grouping = GROUPINGS[by]
-    sizes, evidence = _evidence(request, table, grouping, split)
+    sizes, evidence = group_evidence(request, table, grouping, split=split)
     if not sizes:
         raise NotDrawn("no complete run has left per-sample results that can be grouped so")
     groups = [g for g in grouping.order or sorted(sizes) if g in sizes]
@@ -121,8 +121,8 @@ def build_breakdown(request: FigureRequest, table: Table, *, by: str, split: str
     return Breakdown(model, breakdown_csv(table, by, sizes, cells))
 
 
-def _evidence(
-    request: FigureRequest, table: Table, grouping: Grouping, split: str
+def group_evidence(
+    request: FigureRequest, table: Table, grouping: Grouping, *, split: str
 ) -> tuple[dict[str, int], dict[str, dict[str, Evidence]]]:
     """Group -> number of samples, and group -> trial -> its scores in that group."""
     sizes: dict[str, int] = {}

@@ -70,6 +70,25 @@ def as_sentence(text: str) -> str:
     return f"{line[:1].upper()}{line[1:]}."
 
 
+def counted_label(label: str, *, n: int, expected: int) -> str:
+    """The label of a row, with `(n=2/3)` where some replicates are missing."""
+    return label if n == expected else f"{label} (n={n}/{expected})"
+
+
+def replicates_words(expected: Iterable[int]) -> str:
+    """Over how many replicates rows are, of each of which the study wants so many."""
+    most = max(expected, default=0)
+    return "one replicate" if most == 1 else f"n = {most} replicates"
+
+
+def mean_words(expected: Iterable[int], *, mark: str, spread: str) -> str:
+    """What a mark of a figure and the mark of its spread stand for: a mean and a standard deviation over replicates."""
+    over = replicates_words(expected)
+    if over == "one replicate":
+        return f"A {mark} is one replicate: no spread is known."
+    return f"A {mark} is the mean over {over}, a {spread} one standard deviation."
+
+
 def write_caption(plan: Plan, table: Table, *, delta: str | None, quotes: bool, tested: str) -> str:
     """Caption of a table: what is shown, how it was aggregated, how to read it.
 

@@ -18,11 +18,14 @@ MAX_LISTED = 12
 
 def tested_on(cells: Collection[Cell]) -> str:
     """What intervals and tests of a table rest on: replicates, and test samples where they are at hand."""
-    tested = [c for c in cells if c.interval is not None]
-    alone = [c for c in tested if Flag.REPLICATES_ONLY in c.flags]
-    if not tested or len(alone) == len(tested):
+    return rests_on([Flag.REPLICATES_ONLY not in c.flags for c in cells if c.interval is not None])
+
+
+def rests_on(on_samples: Collection[bool]) -> str:
+    """The same, from whether test samples take part in each test."""
+    if not any(on_samples):
         return f"replicates alone (no results of at least {MIN_UNITS} test samples are at hand)"
-    if alone:
+    if not all(on_samples):
         return f"replicates and, where results of at least {MIN_UNITS} of them are at hand, test samples"
     return "replicates and test samples"
 

@@ -14,12 +14,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from harness.records import Row, Table
 from reports.intervals import MIN_REPLICATES, Pooled, Replicated
-from reports.row_scores import RowScore, difference
+from reports.row_scores import RowScore, RowScores, difference
 from reports.significance import ALPHA, Comparison, compare, holm, p_value
 
 
@@ -95,3 +97,20 @@ def judge(differences: Sequence[tuple[Replicated | None, Pooled | None]]) -> lis
     tested = [i for i, c in enumerate(compared) if c is not None and c.p is not None]
     corrected = dict(zip(tested, holm([c.p for c in compared if c is not None and c.p is not None]), strict=True))
     return [Judged(c, corrected.get(i)) if c is not None else None for i, c in enumerate(compared)]
+
+
+def judge_table(table: Table, reference: Row, scores: RowScores, *, metric_name: str) -> dict[tuple[str, str], Judged]:
+    """Every difference to the reference that a table shows, on all its splits, tested as one family.
+
+    Returns:
+        (variant, split) -> difference; without those that have no replicate in common with the reference.
+    """
+    places = [(row, split) for split in table.splits for row in table.rows if row.trial_ids != reference.trial_ids]
+    of = partial(scores.of, metric_name=metric_name)
+    rows = {row.trial_ids: row for row in (*table.rows, reference)}.values()
+    pools = {split: pool([of(row, split=split) for row in rows]) for split in table.splits}
+    found = judge(
+        [(difference(of(row, split=split), of(reference, split=split)), pools[split]) for row, split in places]
+    )
+    pairs = zip(places, found, strict=True)
+    return {(row.variant, split): judged for (row, split), judged in pairs if judged is not None}

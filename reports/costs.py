@@ -47,6 +47,12 @@ def show_cost(value: float, cost: Cost) -> str:
     return f"{shown:.2g}" if 0 < shown < FINE else f"{shown:.2f}"
 
 
+def recorded_cost(row: Row, evidence: Mapping[str, Evidence], name: str) -> dict[str, float]:
+    """A cost of a row, as each run recorded it: id of the run -> stored value."""
+    found = [evidence[t] for t in row.trial_ids if t in evidence]
+    return {e.run_id: e.scores[SPLIT, name] for e in found if (SPLIT, name) in e.scores}
+
+
 def cost_cells(row: Row, evidence: Mapping[str, Evidence]) -> tuple[Cell, ...]:
     """Each cost of a row: the mean over the replicates that recorded it, which is what each of them recorded."""
     return tuple(_cost_cell(row, evidence, cost) for cost in COSTS)
@@ -58,11 +64,11 @@ def quoted_costs() -> tuple[Cell, ...]:
 
 
 def _cost_cell(row: Row, evidence: Mapping[str, Evidence], cost: Cost) -> Cell:
-    found = [evidence[t] for t in row.trial_ids if t in evidence and (SPLIT, cost.name) in evidence[t].scores]
+    found = recorded_cost(row, evidence, cost.name)
     expected = len(row.trial_ids)
     if not found:
         return Cell(SPLIT, cost.name, CellState.NOT_RECORDED, expected_n=expected, trial_ids=row.trial_ids)
-    value = statistics.fmean(e.scores[SPLIT, cost.name] for e in found)
+    value = statistics.fmean(found.values())
     return Cell(
         SPLIT,
         cost.name,
@@ -72,5 +78,5 @@ def _cost_cell(row: Row, evidence: Mapping[str, Evidence], cost: Cost) -> Cell:
         expected_n=expected,
         figure=show_cost(value, cost),
         trial_ids=row.trial_ids,
-        run_ids=tuple(e.run_id for e in found),
+        run_ids=tuple(found),
     )

@@ -1,4 +1,7 @@
-"""Forest of differences to the reference: a row per variant, a point per replicate, a mark at the mean."""
+"""Forest of differences to the reference: a row per variant, a point per replicate, the mean with its interval.
+
+Means, intervals and tests are those of the table's column of differences.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +9,65 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
+from matplotlib.axes import Axes
 
-from harness.metrics import metric
+from harness.metrics import Metric, metric
 from harness.records import Row, Table
 from reports.artifacts import FigureRequest, NotDrawn
-from reports.captions import split_label
-from reports.drawing import Drawing, new_figure
-from reports.stats import paired_differences
+from reports.captions import counted_label, replicates_words, split_label
+from reports.comparison_notes import rests_on
+from reports.comparisons import Judged, judge_table
+from reports.drawing import Drawing, new_figure, wrapped
+from reports.row_scores import RowScores, difference
 from reports.style import COLUMN_WIDTH, FAINT, INK, house_style, light_grid
 
-ROW_HEIGHT = 0.24
+ROW_HEIGHT = 0.27
 """Inches."""
 
+ASIDE = 0.24
+"""By how much of a row circles stand below the mean, which would hide them."""
 
-class Differences(NamedTuple):
-    """Differences of one variant to the reference."""
+COLUMNS = ("variant", "split", "metric", "replicate", "delta", "mean", "low", "high", "p", "n", "expected_n")
+"""Of the CSV: a line per replicate that both sides have; from `mean` on what concerns the variant."""
 
-    label: str
+
+class Difference(NamedTuple):
+    """Difference of one variant to the reference, stored unit."""
+
+    row: Row
+    replicates: tuple[int, ...]
+    """Those that both have."""
     values: tuple[float, ...]
-    """One per replicate that both have, stored unit."""
-    expected: int
-    """Replicates that the plan asks for."""
+    """One for each of them."""
+    judged: Judged | None
+    """None without a replicate."""
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the mean; None for fewer than two replicates."""
+        return self.judged.comparison.interval if self.judged else None
 
 
-def differences(request: FigureRequest, table: Table) -> list[Differences]:
-    """Paired differences of the primary metric to the reference, for every other row of a table.
+def differences(request: FigureRequest, table: Table) -> list[Difference]:
+    """Paired differences of the deciding metric to the reference, for every other row of a table.
 
     Raises:
         NotDrawn: There is no reference, or no replicate that it shares with another row.
     """
-    reference = request.plan.reference()
+    reference = request.plan.reference(table)
     if reference is None:
         raise NotDrawn("no table trains the reference, so there is nothing to take differences to")
-    others = [row for row in table.rows if not row.is_reference]
-    evidence = request.evidence([*others, reference])
-    key = (request.plan.deciding_split(table), request.plan.primary_metric)
-
-    def values(row: Row) -> list[float | None]:
-        return [evidence[t].scores.get(key) if t in evidence else None for t in row.trial_ids]
-
-    found = [
-        Differences(row.label, tuple(paired_differences(values(row), values(reference))), len(row.trial_ids))
-        for row in others
-    ]
+    scores = RowScores(request.evidence([*table.rows, reference]), request)
+    split, name = request.plan.deciding_split(table), request.plan.deciding_metric(table)
+    judged = judge_table(table, reference, scores, metric_name=name)
+    theirs = scores.of(reference, split=split, metric_name=name)
+    found = []
+    for row in (row for row in table.rows if row.trial_ids != reference.trial_ids):
+        ours = scores.of(row, split=split, metric_name=name)
+        paired = difference(ours, theirs)
+        shared = [place for place in ours.replicates if place in theirs.replicates] if ours and theirs else []
+        values = tuple(paired.values.tolist()) if paired else ()
+        found.append(Difference(row, tuple(shared), values, judged.get((row.variant, split))))
     if not any(d.values for d in found):
         raise NotDrawn("no replicate is complete in both the reference and another row")
     return found
@@ -57,39 +76,67 @@ def differences(request: FigureRequest, table: Table) -> list[Differences]:
 def draw_delta(request: FigureRequest, table: Table) -> Sequence[Drawing]:
     """The forest of a table."""
     found = differences(request, table)
-    shown, split = metric(request.plan.primary_metric), request.plan.deciding_split(table)
+    shown, split = metric(request.plan.deciding_metric(table)), request.plan.deciding_split(table)
     with house_style():
         figure = new_figure(COLUMN_WIDTH, 0.75 + ROW_HEIGHT * len(found))
         axes = figure.add_subplot()
         axes.axvline(0, color=INK, linewidth=0.8)
         for y, line in enumerate(found):
-            points = [v * shown.scale for v in line.values]
-            if not points:
-                axes.annotate("no pair", (0, y), (4, 0), textcoords="offset points", va="center", color=FAINT)
-                continue
-            mean = sum(points) / len(points)
-            axes.plot([min(points), max(points)], [y, y], color=FAINT, linewidth=2.4, solid_capstyle="butt", zorder=2)
-            axes.plot(points, [y] * len(points), "o", mfc="white", mec=INK, mew=0.7, markersize=3.6, zorder=3)
-            axes.plot([mean], [y], "D", color=INK, markersize=4.6, zorder=4)
-        axes.set_yticks(range(len(found)), [_label(line) for line in found])
+            _draw_row(axes, y, line, scale=shown.scale)
+        labels = [counted_label(d.row.label, n=len(d.values), expected=len(d.row.trial_ids)) for d in found]
+        axes.set_yticks(range(len(found)), [wrapped(label) for label in labels])
         axes.set_ylim(len(found) - 0.5, -0.5)
-        axes.set_xlabel(f"Δ {shown.label} to the reference ({shown.delta_unit})")
+        axes.set_xlabel(f"Δ {shown.label} ({shown.delta_unit})")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         light_grid(axes, "x")
         figure.set_layout_engine("constrained")
-    lines = [(line.label, split, shown.name, i, v) for line in found for i, v in enumerate(line.values)]
-    data = pd.DataFrame(lines, columns=["variant", "split", "metric", "pair", "delta"])
-    reference = request.plan.reference()
-    label = reference.label if reference else ""
-    caption = (
-        f"Difference in {shown.label} to the reference, “{label}”, on {split_label(split)}. A circle is one replicate, "
-        "paired with the same replicate of the reference; the diamond is their mean, the bar their range."
-    )
+    reference = request.plan.reference(table)
     rows = [*table.rows, *([reference] if reference else [])]
     runs = tuple(dict.fromkeys(run.run_id for row in rows for run in request.runs(row)))
-    return [Drawing(f"delta_{table.name}", figure, data, caption, runs)]
+    caption = _caption(found, shown, label=reference.label if reference else "", split=split)
+    return [Drawing(f"delta_{table.name}", figure, _numbers(found, shown.name, split), caption, runs)]
 
 
-def _label(line: Differences) -> str:
-    return line.label if len(line.values) == line.expected else f"{line.label} (n={len(line.values)}/{line.expected})"
+def _draw_row(axes: Axes, y: int, line: Difference, *, scale: float) -> None:
+    points = [v * scale for v in line.values]
+    if not points:
+        axes.annotate("no pair", (0, y), (4, 0), textcoords="offset points", va="center", color=FAINT)
+        return
+    if line.interval:
+        low, high = (edge * scale for edge in line.interval)
+        axes.plot([low, high], [y, y], color=INK, linewidth=1.0, marker="|", markersize=5, zorder=2)
+    axes.plot(points, [y + ASIDE] * len(points), "o", mfc="white", mec=FAINT, mew=0.7, markersize=3.4, zorder=3)
+    differs = line.judged is not None and line.judged.differs
+    mean = sum(points) / len(points)
+    axes.plot([mean], [y], "D", mfc=INK if differs else "white", mec=INK, mew=0.9, markersize=4.8, zorder=4)
+
+
+def _caption(found: Sequence[Difference], shown: Metric, *, label: str, split: str) -> str:
+    tested = [d.judged for d in found if d.judged and d.judged.p is not None]
+    parts = [
+        f"Difference in {shown.label} to the reference, “{label}”, on {split_label(split)}, "
+        f"{replicates_words([len(d.row.trial_ids) for d in found])}. A circle is one replicate, paired with the same "
+        "replicate of the reference; a diamond is their mean."
+    ]
+    if not tested:
+        return f"{parts[0]} No row has two pairs, so there is no interval and no test."
+    over = rests_on([judged.comparison.on_samples for judged in tested])
+    parts.append(
+        f"Bars are the 95 % intervals of the table: Student's t over {over}, with the spread pooled over rows. A "
+        "filled diamond differs from the reference, an open one cannot be told from it (paired t test, Holm's "
+        "correction over all differences of the table, 5 %)."
+    )
+    if any(len(d.values) == 1 for d in found):
+        parts.append("One pair has neither interval nor test.")
+    return " ".join(parts)
+
+
+def _numbers(found: Sequence[Difference], name: str, split: str) -> pd.DataFrame:
+    lines = []
+    for d in found:
+        mean = sum(d.values) / len(d.values) if d.values else None
+        low, high = d.interval or (None, None)
+        about = (mean, low, high, d.judged.p if d.judged else None, len(d.values), len(d.row.trial_ids))
+        lines += [(d.row.label, split, name, r, v, *about) for r, v in zip(d.replicates, d.values, strict=True)]
+    return pd.DataFrame(lines, columns=list(COLUMNS))

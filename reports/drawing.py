@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,11 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
+
+
+def wrapped(label: str, width: int = 24) -> str:
+    """A label on lines of so many characters, or one word, so that it leaves room for what it labels."""
+    return textwrap.fill(label, width, break_long_words=False)
 
 
 def write_drawing(drawing: Drawing, folder: Path) -> tuple[Path, ...]:

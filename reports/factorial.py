@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,13 @@ class Effect:
     """None for fewer than two replicates, or where nothing varies."""
     p: float | None
     """Two-sided, not corrected."""
+
+
+class _Error(NamedTuple):
+    """How differently replicates see the cells."""
+
+    variance: float
+    df: int
 
 
 class Factorial:
@@ -84,6 +91,40 @@ class Factorial:
             for y in self.factors[b][1:]
         ]
 
+    def means(self, names: tuple[str, ...]) -> list[Effect]:
+        """The mean of every combination of levels of some factors, over all levels of the others.
+
+        The interval leaves out what a replicate adds to all cells alike (Loftus and Masson 1994): it is made for
+        comparing the means of this table with each other, and the error is that of its effects.
+        """
+        found = []
+        for levels in itertools.product(*(self.factors[name] for name in names)):
+            chosen = [self._levels(setting, names) == levels for setting in self.settings]
+            effect = self._contrast(names, levels, np.array(chosen) / sum(chosen))
+            found.append(replace(effect, p=None))
+        return found
+
+    def interaction_p(self, names: tuple[str, str]) -> float | None:
+        """P of the hypothesis that two factors do not interact, over all their levels at once (F test).
+
+        None for fewer than two replicates, or where nothing varies. Of two levels each it is that of the interaction.
+        """
+        error = self._error()
+        if error is None:
+            return None
+        of_pair = [self._weights(names, (x, y)) for x in self.factors[names[0]][1:] for y in self.factors[names[1]][1:]]
+        weights = np.array(of_pair)
+        values = weights @ self.table.mean(axis=1)
+        explained = float(values @ np.linalg.solve(weights @ weights.T, values)) * self.replicates / len(weights)
+        return float(stats.f.sf(explained / error.variance, len(weights), error.df))
+
+    def gain(self) -> Effect:
+        """From all components off to all on: what the shares of `shapley` add up to."""
+        last = [setting == tuple(levels[-1] for levels in self.factors.values()) for setting in self.settings]
+        first = [setting == tuple(levels[0] for levels in self.factors.values()) for setting in self.settings]
+        weights = np.array(last, np.float64) - np.array(first, np.float64)
+        return self._contrast(tuple(self.factors), tuple(levels[-1] for levels in self.factors.values()), weights)
+
     def shapley(self) -> list[Effect]:
         """Each component's share of the gain from all off to all on: its gain, averaged over all orders of adding.
 
@@ -111,24 +152,36 @@ class Factorial:
             weights.append(share if on[position] else -share)
         return np.array(weights)
 
+    def _levels(self, setting: Setting, names: tuple[str, ...]) -> Setting:
+        return tuple(setting[list(self.factors).index(name)] for name in names)
+
     def _effect(self, names: tuple[str, ...], levels: Setting) -> Effect:
+        return self._contrast(names, levels, self._weights(names, levels))
+
+    def _weights(self, names: tuple[str, ...], levels: Setting) -> Floats:
         averaged = math.prod(len(of) for name, of in self.factors.items() if name not in names)
         weights = np.full(len(self.settings), 1 / averaged)
         for name, level in zip(names, levels, strict=True):
             place, first = list(self.factors).index(name), self.factors[name][0]
             weights *= [{level: 1.0, first: -1.0}.get(setting[place], 0.0) for setting in self.settings]
-        return self._contrast(names, levels, weights)
+        return weights
 
-    def _contrast(self, names: tuple[str, ...], levels: Setting, weights: Floats) -> Effect:
+    def _error(self) -> _Error | None:
+        """Of one cell in one replicate; None for fewer than two replicates, or where nothing varies."""
         cells, n = self.table.shape
-        value = float(weights @ self.table.mean(axis=1))
         if n < MIN_REPLICATES:
-            return Effect(names, levels, value, None, None)
+            return None
         residual = self.table - self.table.mean(0) - self.table.mean(1, keepdims=True) + self.table.mean()
         df = (cells - 1) * (n - 1)
-        se = math.sqrt(float((residual**2).sum()) / df * float((weights**2).sum()) / n)
-        if se <= RESOLUTION:
+        variance = float((residual**2).sum()) / df
+        return _Error(variance, df) if math.sqrt(variance) > RESOLUTION else None
+
+    def _contrast(self, names: tuple[str, ...], levels: Setting, weights: Floats) -> Effect:
+        value = float(weights @ self.table.mean(axis=1))
+        error = self._error()
+        if error is None:
             return Effect(names, levels, value, None, None)
-        reach = float(stats.t.ppf((1 + LEVEL) / 2, df)) * se
-        p = float(2 * stats.t.sf(abs(value) / se, df))
+        se = math.sqrt(error.variance * float((weights**2).sum()) / self.replicates)
+        reach = float(stats.t.ppf((1 + LEVEL) / 2, error.df)) * se
+        p = float(2 * stats.t.sf(abs(value) / se, error.df))
         return Effect(names, levels, value, Interval(value - reach, value + reach), p)

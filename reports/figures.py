@@ -9,12 +9,17 @@ from typing import NamedTuple
 
 from harness.errors import UnknownNameError, nearest
 from harness.records import Table
-from reports.artifacts import FigureRequest, NotDrawn, distinct_tables
+from reports.artifacts import FigureRequest, NotDrawn, OtherDesign, distinct_tables
+from reports.class_bars import draw_class_bars
+from reports.contribution_figures import draw_shapley, draw_waterfall
+from reports.cost_figure import draw_cost
 from reports.curve_figures import draw_learning_curves, draw_precision_curve
 from reports.delta_figure import draw_delta
 from reports.drawing import SUFFIXES, Drawing, write_drawing
 from reports.feature_maps import draw_feature_maps
+from reports.interaction_figure import draw_interaction
 from reports.qualitative import draw_qualitative
+from reports.rank_figure import draw_ranks
 from reports.robustness_figure import draw_robustness
 from reports.style import house_style
 
@@ -30,6 +35,12 @@ class FigureKind(NamedTuple):
 
 FIGURES: Mapping[str, FigureKind] = {
     "delta": FigureKind(draw_delta),
+    "cost": FigureKind(draw_cost),
+    "ranks": FigureKind(draw_ranks),
+    "class_bars": FigureKind(draw_class_bars),
+    "interaction": FigureKind(draw_interaction),
+    "waterfall": FigureKind(draw_waterfall),
+    "shapley": FigureKind(draw_shapley),
     "precision_curve": FigureKind(draw_precision_curve),
     "learning_curves": FigureKind(draw_learning_curves),
     "qualitative": FigureKind(draw_qualitative),
@@ -69,11 +80,16 @@ def draw_figures(request: FigureRequest, folder: Path) -> DrawnFigures:
     for name in request.plan.figures:
         tables = [t for t in distinct_tables(request.plan) if t.kind in FIGURES[name].kinds]
         notes += [] if tables else [f"figure {name}: no table is of kind {' or '.join(FIGURES[name].kinds)}"]
+        made: list[Drawing] = []
+        passed: list[str] = []
         for table in tables:
             try:
-                drawings += FIGURES[name].draw(request, table)
+                made += FIGURES[name].draw(request, table)
             except NotDrawn as reason:
-                notes.append(f"figure {name} of table {table.name}: {reason}")
+                kept = passed if isinstance(reason, OtherDesign) else notes
+                kept.append(f"figure {name} of table {table.name}: {reason}")
+        drawings += made
+        notes += [] if made else passed
     with house_style():
         written = [(drawing, write_drawing(drawing, folder)) for drawing in drawings]
     return DrawnFigures(

@@ -22,7 +22,7 @@ from reports.captions import split_label
 from reports.drawing import Drawing, new_figure
 from reports.evidence import Evidence
 from reports.stats import Summary, summarize
-from reports.style import COLUMN_WIDTH, PAGE_WIDTH, Series, house_style, light_grid, series
+from reports.style import COLUMN_WIDTH, PAGE_WIDTH, Series, house_style, legend_columns, light_grid, series
 
 BASE = "test"
 """The split that is disturbed."""
@@ -105,8 +105,8 @@ def draw_robustness(request: FigureRequest, table: Table) -> Sequence[Drawing]:
     rows = math.ceil(len(panels) / MAX_COLUMNS)
     columns = math.ceil(len(panels) / rows)
     looks = series(len(table.rows))
-    legend_columns = _legend_columns([row.label for row in table.rows], narrow=columns == 1)
-    legend = 0.16 * math.ceil(len(table.rows) / legend_columns)
+    num_columns = legend_columns([row.label for row in table.rows], narrow=columns == 1)
+    legend = 0.16 * math.ceil(len(table.rows) / num_columns)
     with house_style():
         figure = new_figure(COLUMN_WIDTH if columns == 1 else PAGE_WIDTH, PANEL_HEIGHT * rows + legend)
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -116,7 +116,7 @@ def draw_robustness(request: FigureRequest, table: Table) -> Sequence[Drawing]:
             axes.set_visible(False)
         for axes in grid[:, 0]:
             axes.set_ylabel(f"{shown.label} ({shown.unit})")
-        _add_legend(figure, grid.flat[0], legend_columns)
+        _add_legend(figure, grid.flat[0], num_columns)
         figure.set_layout_engine("constrained", w_pad=0.06)
     caption = (
         f"{shown.label} on {split_label(BASE)} when one modality is disturbed at test time; 0 is undisturbed. "
@@ -165,11 +165,6 @@ def _draw_panel(axes: Axes, panel: Panel, looks: Sequence[Series], scale: float)
     unit = {"shift": f"shift of {panel.modality} (px)", "noise": f"noise on {panel.modality} (std)"}
     axes.set_xlabel(unit.get(panel.kind, "" if panel.kind == "drop" else f"{panel.kind} of {panel.modality}"))
     light_grid(axes, "y")
-
-
-def _legend_columns(labels: Sequence[str], *, narrow: bool) -> int:
-    widest = max(len(label) for label in labels)
-    return max(1, min(len(labels), (54 if narrow else 118) // (widest + 10)))
 
 
 def _add_legend(figure: Figure, axes: Axes, columns: int) -> None:

@@ -124,13 +124,15 @@ def difference(ours: RowScore | None, theirs: RowScore | None) -> Replicated | N
     shared = [place for place in ours.replicates if place in theirs.replicates]
     if not shared:
         return None
-    a, b = (_shared(side, shared) for side in (ours, theirs))
+    a, b = (on_replicates(side, shared).found for side in (ours, theirs))
     if ours.sample_set == theirs.sample_set:
         return a.minus(b)
     return Replicated(a.values - b.values)
 
 
-def _shared(side: RowScore, places: Sequence[int]) -> Replicated:
-    if len(places) == len(side.replicates):
-        return side.found
-    return side.found.take([side.replicates.index(place) for place in places])
+def on_replicates(score: RowScore, places: Sequence[int]) -> RowScore:
+    """A score on some of its replicates only."""
+    if len(places) == len(score.replicates):
+        return score
+    found = score.found.take([score.replicates.index(place) for place in places])
+    return RowScore(tuple(places), found, score.sample_set)

@@ -6,12 +6,13 @@ A series is told by colour, line style and marker at once. Colours are those of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 COLUMN_WIDTH = 3.5
 """Inches of one column of a two-column page."""
@@ -26,6 +27,10 @@ SEQUENTIAL = "cividis"
 COLOURS = ("#000000", "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7")
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+HATCHES = ("", "/////", ".....", "\\\\\\\\\\", "xxxxx", "-----")
+GAIN = "#8cc3e3"
+LOSS = "#efb68a"
+"""Pale, so that a whisker shows on them."""
 
 SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
@@ -64,6 +69,14 @@ class Series(NamedTuple):
     marker: str
 
 
+class Fill(NamedTuple):
+    """How the bars of one variant look."""
+
+    facecolor: tuple[float, float, float]
+    edgecolor: str
+    hatch: str
+
+
 @contextmanager
 def house_style() -> Iterator[None]:
     """Draw and save inside this block."""
@@ -77,6 +90,28 @@ def house_style() -> Iterator[None]:
 def series(count: int) -> list[Series]:
     """Looks of `count` lines; the first 28 differ, and neighbours in all three ways."""
     return [Series(COLOURS[i % len(COLOURS)], LINES[i % len(LINES)], MARKERS[i % len(MARKERS)]) for i in range(count)]
+
+
+def points(count: int) -> list[tuple[str, str]]:
+    """Colour and marker of `count` points without lines; the first 49 differ."""
+    n = len(COLOURS)
+    return [(COLOURS[i % n], MARKERS[(i + i // n) % n]) for i in range(count)]
+
+
+def fills(count: int) -> list[Fill]:
+    """Looks of `count` bars; the first 42 differ, and neighbours in colour and hatch."""
+    return [Fill(_lighter(COLOURS[i % len(COLOURS)]), INK, HATCHES[i % len(HATCHES)]) for i in range(count)]
+
+
+def _lighter(color: str) -> tuple[float, float, float]:
+    red, green, blue = (0.5 + 0.5 * channel for channel in to_rgb(color))  # so that a hatch shows on it
+    return red, green, blue
+
+
+def legend_columns(labels: Sequence[str], *, narrow: bool) -> int:
+    """How many columns of a legend fit below a figure of one column of the page, or of both."""
+    widest = max(len(label) for label in labels)
+    return max(1, min(len(labels), (54 if narrow else 118) // (widest + 10)))
 
 
 def light_grid(axes: Axes, axis: str) -> None:

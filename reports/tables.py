@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -17,11 +16,11 @@ from reports.captions import dagger_mark, join_words, letter_mark, metric_head, 
 from reports.cells import delta_cell, hoist_count, judged_cell, published_cell, rank_cells, score_cell
 from reports.class_scores import averaging_notes
 from reports.comparison_notes import alike_notes, delta_notes, mark_footnotes, tested_on
-from reports.comparisons import Judged, judge, pool
+from reports.comparisons import Judged, judge_table
 from reports.costs import cost_cells, cost_columns, quoted_costs
 from reports.evidence import Evidence, collect_evidence
 from reports.published import WHOLE_ROW, Published, PublishedRow, axis_value
-from reports.row_scores import RowScores, difference
+from reports.row_scores import RowScores
 from reports.table_model import Block, Cell, CellState, Column, Footnote, TableModel, TableRow
 from reports.verdicts import Judge
 
@@ -155,21 +154,8 @@ def _request(
     evidence = collect_evidence(frame, trial_ids)
     scores = RowScores(evidence, FigureRequest(plan, frame, sources) if sources else None)
     delta_metric = plan.deciding_metric(table)
-    judged = _judged(table, reference, scores, delta_metric) if reference else {}
+    judged = judge_table(table, reference, scores, metric_name=delta_metric) if reference else {}
     return Request(plan, table, evidence, reference, delta_metric, published, scores, judged)
-
-
-def _judged(table: Table, reference: Row, scores: RowScores, metric_name: str) -> dict[tuple[str, str], Judged]:
-    """Every difference to the reference that the table shows, tested as one family."""
-    places = [(row, split) for split in table.splits for row in table.rows if row.trial_ids != reference.trial_ids]
-    of = partial(scores.of, metric_name=metric_name)
-    rows = {row.trial_ids: row for row in (*table.rows, reference)}.values()
-    pools = {split: pool([of(row, split=split) for row in rows]) for split in table.splits}
-    found = judge(
-        [(difference(of(row, split=split), of(reference, split=split)), pools[split]) for row, split in places]
-    )
-    pairs = zip(places, found, strict=True)
-    return {(row.variant, split): judged for (row, split), judged in pairs if judged is not None}
 
 
 def _panels(table: Table) -> list[tuple[str, ...]]:

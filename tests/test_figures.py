@@ -26,8 +26,19 @@ from reports.style import COLOURS, house_style, series
 from tests.drawn_study import SENTENCES, make_request, make_study
 
 STEMS = (
-    *("delta_parts", "precision_curve_parts", "learning_curves_parts", "qualitative_parts"),
+    *("delta_parts", "ranks_parts", "precision_curve_parts", "learning_curves_parts", "qualitative_parts"),
     *("feature_maps_parts_1", "feature_maps_parts_2"),
+)
+CELLS = (
+    "it takes a row for every combination of levels (design: grid); rows differ in fusion and decoder, and 3 of 4 "
+    "combinations are there"
+)
+UNFIT = (
+    "figure cost of table parts: it takes at least 2 rows with a score and a recorded cost",
+    "figure class_bars of table parts: no complete run has recorded scores of single classes on val",
+    f"figure interaction of table parts: {CELLS}",
+    "figure waterfall of table parts: it takes rows that each add to the one before (design: cumulative)",
+    f"figure shapley of table parts: {CELLS}",
 )
 UNDISTURBED = (
     "figure robustness of table parts: no complete run has miou on a disturbed test split; ask for some with "
@@ -46,7 +57,7 @@ def test_every_name_that_a_study_may_use_is_drawn() -> None:
 
 def test_each_figure_is_four_files(drawn: DrawnFigures) -> None:
     assert [p.name for p in drawn.paths] == [stem + suffix for stem in STEMS for suffix in SUFFIXES]
-    assert drawn.notes == (UNDISTURBED,)
+    assert drawn.notes == (*UNFIT, UNDISTURBED)
     for path in drawn.paths:
         if path.suffix == ".png":
             with Image.open(path) as image:
@@ -92,6 +103,10 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
     found = draw_figures(request, tmp_path)
     assert [p.name for p in found.paths] == [f"delta_parts{suffix}" for suffix in SUFFIXES]
     assert found.notes == (
+        UNFIT[0],
+        "figure ranks of table parts: ranks take 3 rows with scores and 2 blocks (categories or classes of splits) on "
+        "which all of them have one; rows: 3, such blocks: 1",
+        *UNFIT[1:],
         "figure precision_curve of table parts: no complete run has left a per-sample table",
         "figure learning_curves of table parts: no complete run has the learning curve val/miou",
         "figure qualitative of table parts: it takes per-sample results of the reference and of another row",
@@ -133,9 +148,9 @@ def test_a_report_draws_records_and_notes(tmp_path: Path) -> None:
 def test_differences_are_paired_and_count_what_is_missing() -> None:
     request = make_request()
     found = differences(request, request.plan.tables[0])
-    assert [d.label for d in found] == ["default", "+ noise"]
+    assert [d.row.label for d in found] == ["default", "+ noise"]
     assert found[0].values == pytest.approx((-0.1, -0.1))
-    assert (found[1].values, found[1].expected) == (pytest.approx((-0.05,)), 2)
+    assert (found[1].values, found[1].replicates) == (pytest.approx((-0.05,)), (0,))
     rows = tuple(replace(row, is_reference=False) for row in request.plan.tables[0].rows)
     table = replace(request.plan.tables[0], rows=rows)
     lost = replace(request, plan=replace(request.plan, tables=(table,)))

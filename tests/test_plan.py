@@ -551,6 +551,7 @@ def test_trials_of_a_table_with_priority_come_first(tmp_path: Path) -> None:
     plan = expand(toy_study(tmp_path, *changed), fingerprint="f")
     found = [t.variant for t in plan.trials]
     assert sorted(found) == sorted(usual)
+    assert [table.design for table in plan.tables] == ["explicit", "cumulative"]
     ladder = {row.variant for row in plan.tables[1].rows}
     assert set(found[: 2 * len(ladder)]) == ladder
     assert set(usual[: 2 * len(ladder)]) != ladder

@@ -1,0 +1,158 @@
+"""What each part of a method contributes: up a ladder of parts (`waterfall`), and over all orders (`shapley`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pandas as pd
+
+from harness.metrics import metric
+from harness.records import Table
+from reports.artifacts import FigureRequest, NotDrawn, OtherDesign
+from reports.bars import Bar, draw_bars
+from reports.captions import replicates_words, split_label
+from reports.comparison_notes import rests_on
+from reports.comparisons import Judged, judge, pool
+from reports.drawing import Drawing
+from reports.factorial import Effect, Factorial
+from reports.factors import full_factorial, scored
+from reports.row_scores import RowScore, RowScores, difference, on_replicates
+from reports.significance import ALPHA, holm
+from reports.table_model import TEST_MARKS, Flag
+
+LADDER = "cumulative"
+"""The design whose rows each add to the one before."""
+
+MARKS_MEAN = "* differs from 0, n.s. cannot be told from it"
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Scores of a cumulative table, over the replicates that every row has."""
+
+    labels: tuple[str, ...]
+    scores: tuple[RowScore, ...]
+    """From the start to the end."""
+    steps: tuple[Judged, ...]
+    """Each row but the first less the one before it; all steps are one family."""
+    left_out: int
+    """Replicates that not every row has."""
+
+
+def ladder(request: FigureRequest, table: Table) -> Ladder:
+    """What every step of a cumulative design adds.
+
+    Raises:
+        OtherDesign: The rows are no ladder.
+        NotDrawn: No replicate is complete in every row.
+    """
+    if table.design != LADDER:
+        raise OtherDesign(f"it takes rows that each add to the one before (design: {LADDER})")
+    of = RowScores(request.evidence(table.rows), request)
+    split, name = request.plan.deciding_split(table), request.plan.deciding_metric(table)
+    found = [score for row in table.rows if (score := of.of(row, split=split, metric_name=name))]
+    shared = set(found[0].replicates).intersection(*(s.replicates for s in found)) if found else set()
+    if len(found) < len(table.rows) or not shared:
+        raise NotDrawn("no replicate is complete in every row")
+    scores = [on_replicates(score, sorted(shared)) for score in found]
+    pooled = pool(scores)
+    judged = judge([(difference(above, below), pooled) for below, above in pairwise(scores)])
+    left_out = max(len(row.trial_ids) for row in table.rows) - len(shared)
+    labels = tuple(row.label for row in table.rows)
+    return Ladder(labels, tuple(scores), tuple(j for j in judged if j is not None), left_out)
+
+
+def draw_waterfall(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+    """From the first row of a cumulative table to its last, a bar for what each step adds."""
+    found = ladder(request, table)
+    shown, split = metric(request.plan.deciding_metric(table)), request.plan.deciding_split(table)
+    means = [score.found.mean for score in found.scores]
+    bars = [Bar(found.labels[0], None, means[0], is_total=True)]
+    for label, below, step in zip(found.labels[1:], means, found.steps, strict=False):
+        bars.append(Bar(label, below, step.comparison.difference, step.comparison.interval, _mark(step.p)))
+    bars.append(Bar("all", None, means[-1], is_total=True))
+    replicates = len(found.scores[0].replicates)
+    caption = (
+        f"{shown.label} on {split_label(split)} as parts are added one after the other, "
+        f"{_over(replicates, found.left_out)}. A bar in between is the mean difference to the row above, paired by "
+        "replicate; hatched bars are losses. What a part adds depends on the order. The axis does not begin at 0."
+    )
+    if replicates > 1:
+        rest = rests_on([step.comparison.on_samples for step in found.steps])
+        caption += (
+            f" Whiskers are 95 % intervals of differences: Student's t over {rest}, with the spread pooled over all "
+            f"pairs of rows; {MARKS_MEAN} (Holm's correction over all steps, 5 %)."
+        )
+    what = ["start", *(["step"] * len(found.steps)), "end"]
+    ps = [None, *(step.p for step in found.steps), None]
+    data = _numbers(bars, what, ps, {"split": split, "metric": shown.name, "n": replicates, "left_out": found.left_out})
+    figure = draw_bars(bars, shown, x_label=f"{shown.label} ({shown.unit})")
+    return [Drawing(f"waterfall_{table.name}", figure, data, caption, _runs(request, table))]
+
+
+def draw_shapley(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+    """Each component's share of the whole gain, where every subset of components was trained."""
+    design = full_factorial(request.plan, table)
+    many = [name for name, levels in design.factors.items() if len(levels) != 2]
+    if many:
+        raise OtherDesign(f"shares are of components that are on or off; {many[0]} has more than two levels")
+    found = scored(request, table, design)
+    shown, split = metric(request.plan.deciding_metric(table)), request.plan.deciding_split(table)
+    shares, gain = found.shapley(), found.gain()
+    corrected = _corrected(shares)
+    bars = [Bar(e.name[0], 0.0, e.value, e.interval, _mark(p)) for e, p in zip(shares, corrected, strict=True)]
+    bars.append(Bar("all components", 0.0, gain.value, gain.interval, is_total=True))
+    caption = _shapley_caption(found, shown.label, split)
+    what, ps = ["share"] * len(shares) + ["gain"], [*corrected, gain.p]
+    about: dict[str, str | int] = {"split": split, "metric": shown.name}
+    about |= {"n": found.replicates, "left_out": found.left_out}
+    figure = draw_bars(bars, shown, x_label=f"share of the gain in {shown.label} ({shown.delta_unit})")
+    return [Drawing(f"shapley_{table.name}", figure, _numbers(bars, what, ps, about), caption, _runs(request, table))]
+
+
+def _shapley_caption(found: Factorial, label: str, split: str) -> str:
+    text = (
+        f"Share of each component in the gain in {label} on {split_label(split)} from all of them off to all on: what "
+        f"it adds, averaged over all orders of adding (Shapley 1953), from all {len(found.settings)} subsets, "
+        f"{_over(found.replicates, found.left_out)}. Shares add up to the gain; hatched bars are losses."
+    )
+    if found.replicates < 2:
+        return text
+    return (
+        f"{text} Whiskers are 95 % intervals: least squares with a level per subset and a block per replicate; "
+        f"{MARKS_MEAN} (Holm's correction over components, 5 %). Test samples take no part."
+    )
+
+
+def _corrected(effects: Sequence[Effect]) -> list[float | None]:
+    known = [e.p for e in effects if e.p is not None]
+    return [*holm(known)] if len(known) == len(effects) else [None] * len(effects)
+
+
+def _mark(p: float | None) -> str:
+    return "" if p is None else TEST_MARKS[Flag.DIFFERS if p < ALPHA else Flag.NOT_SIGNIFICANT]
+
+
+def _over(replicates: int, left_out: int) -> str:
+    total = replicates + left_out
+    lost = f" (n={replicates}/{total}: replicates that not every row has are left out)" if left_out else ""
+    return f"{replicates_words([replicates])}{lost}"
+
+
+def _numbers(
+    bars: Sequence[Bar], what: Sequence[str], ps: Sequence[float | None], about: Mapping[str, str | int]
+) -> pd.DataFrame:
+    lines = [
+        (bar.label, kind, bar.value, *(bar.interval or (None, None)), p)
+        for bar, kind, p in zip(bars, what, ps, strict=True)
+    ]
+    data = pd.DataFrame(lines, columns=["label", "what", "value", "low", "high", "p"])
+    for name, value in about.items():
+        data[name] = value
+    return data
+
+
+def _runs(request: FigureRequest, table: Table) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(run.run_id for row in table.rows for run in request.runs(row)))

@@ -1,0 +1,114 @@
+"""Which factors the rows of a table vary, and whether they were trained in every combination.
+
+It is read from what the rows are, not from how the study wrote them: a grid, and levels written one by one, are the
+same design if they give the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.records import Plan, Row, Table, canonical_json
+from reports.artifacts import FigureRequest, NotDrawn, OtherDesign
+from reports.captions import join_words
+from reports.factorial import Factorial, Setting
+from reports.published import axis_value
+
+MIN_FACTORS = 2
+
+
+@dataclass(frozen=True)
+class Design:
+    """A full factorial."""
+
+    factors: Mapping[str, tuple[str, ...]]
+    """Factor -> its levels as JSON; of two, that of the reference comes last: a component is off, then on."""
+    rows: Mapping[Setting, Row]
+    """Level of each factor -> the row trained with them."""
+
+
+def level_text(level: str) -> str:
+    """A level as a reader wants it: on, off and none, text without quotes, lists with spaces."""
+    words = {"true": "on", "false": "off", "null": "none"}
+    if level in words:
+        return words[level]
+    value = json.loads(level)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def varied(plan: Plan, table: Table) -> dict[str, tuple[str, ...]]:
+    """Axis path -> its level in every row as JSON, for the paths in which rows differ.
+
+    Of paths that change together only the first is there: they are one factor.
+    """
+    found: dict[tuple[int, ...], tuple[str, tuple[str, ...]]] = {}
+    for path in dict.fromkeys(path for row in table.rows for path in row.changes):
+        levels = tuple(canonical_json(_value(plan, row, path)) for row in table.rows)
+        pattern = tuple(levels.index(level) for level in levels)
+        if len(set(pattern)) > 1:
+            found.setdefault(pattern, (path, levels))
+    return dict(found.values())
+
+
+def full_factorial(plan: Plan, table: Table) -> Design:
+    """The design of a table whose rows are every combination of the levels of at least two factors.
+
+    Raises:
+        OtherDesign: They are not.
+    """
+    levels = varied(plan, table)
+    names = _names(list(levels))
+    if len(levels) < MIN_FACTORS:
+        differ = f"differ in {names[next(iter(levels))]} only" if levels else "do not differ"
+        raise OtherDesign(f"it takes at least {MIN_FACTORS} factors; the rows {differ}")
+    settings = list(zip(*levels.values(), strict=True))
+    cells = math.prod(len(set(of)) for of in levels.values())
+    if len(set(settings)) < cells:
+        differ = join_words(names.values())
+        raise OtherDesign(
+            f"it takes a row for every combination of levels (design: grid); rows differ in {differ}, and "
+            f"{len(set(settings))} of {cells} combinations are there"
+        )
+    factors = {names[path]: _ordered(table, path, of) for path, of in levels.items()}
+    return Design(factors, dict(zip(settings, table.rows, strict=True)))
+
+
+def scored(request: FigureRequest, table: Table, design: Design) -> Factorial:
+    """The deciding metric of a design, over the replicates that every row has.
+
+    Raises:
+        NotDrawn: There is none.
+    """
+    key = (request.plan.deciding_split(table), request.plan.deciding_metric(table))
+    evidence = request.evidence(table.rows)
+    scores = {
+        setting: [evidence[t].scores.get(key) if t in evidence else None for t in row.trial_ids]
+        for setting, row in design.rows.items()
+    }
+    if not any(None not in column for column in zip(*scores.values(), strict=False)):
+        raise NotDrawn("no replicate is complete in every row")
+    return Factorial(design.factors, scores)
+
+
+def _value(plan: Plan, row: Row, path: str) -> Any:
+    return row.changes[path] if path in row.changes else axis_value(plan.trial(row.trial_ids[0]), path)
+
+
+def _names(paths: list[str]) -> dict[str, str]:
+    """Path -> its last part in words, or the whole path where two end alike."""
+    last = [path.rpartition(".")[2].replace("_", " ") for path in paths]
+    return {path: name if last.count(name) == 1 else path for path, name in zip(paths, last, strict=True)}
+
+
+def _ordered(table: Table, path: str, levels: tuple[str, ...]) -> tuple[str, ...]:
+    distinct = list(dict.fromkeys(levels))
+    changed = {level for row, level in zip(table.rows, levels, strict=True) if path in row.changes}
+    if len(distinct) == 2 and len(changed) == 1:
+        distinct.sort(key=lambda level: level not in changed)
+    elif set(distinct) == {"false", "true"}:
+        distinct.sort()
+    return tuple(distinct)

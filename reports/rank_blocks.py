@@ -1,0 +1,85 @@
+"""What variants are ranked on: every category (referring) or class (semantic) of every split that a table shows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.records import CONTROL_SUFFIX, Row, Table
+from reports.artifacts import FigureRequest
+from reports.breakdown import GROUPINGS, group_evidence
+from reports.captions import split_label
+from reports.class_scores import class_slugs
+from reports.evidence import Evidence
+
+CLASS_MEASURES = {"mpa": "recall.", "mf1": "f1."}
+"""Mean over classes -> how the scores of one class that it is a mean of begin; those of any other metric are IoUs."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What all variants were measured on."""
+
+    label: str
+    """`validation, harbor`."""
+    metric: str
+    """What it was scored by."""
+    scores: tuple[float | None, ...]
+    """Of each row the mean over its replicates, stored unit; None where it has none."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a table and the rows that can be ranked on them."""
+
+    rows: tuple[Row, ...]
+    absent: tuple[Row, ...]
+    """Those without a score on any block: they would leave no block complete."""
+    blocks: tuple[Block, ...]
+    by: str
+    """What splits are divided into: `category`, `class`, or nothing."""
+
+
+def rank_blocks(request: FigureRequest, table: Table) -> Blocks:
+    """Every group of every split, without controls; a split that was not measured by group is one block."""
+    splits = [split for split in table.splits if not split.endswith(CONTROL_SUFFIX)]
+    found: list[Block] = []
+    by = ""
+    for split in splits:
+        groups = _classes(request, table, split) or _categories(request, table, split)
+        if groups:
+            by = "class" if any("." in block.metric for block in groups) else "category"
+        found += groups or [_whole(request, table, split)]
+    kept = [i for i in range(len(table.rows)) if any(block.scores[i] is not None for block in found)]
+    blocks = tuple(Block(b.label, b.metric, tuple(b.scores[i] for i in kept)) for b in found)
+    absent = tuple(row for i, row in enumerate(table.rows) if i not in kept)
+    return Blocks(tuple(table.rows[i] for i in kept), absent, blocks, by)
+
+
+def _classes(request: FigureRequest, table: Table, split: str) -> list[Block]:
+    evidence = request.evidence(table.rows)
+    measure = CLASS_MEASURES.get(request.plan.deciding_metric(table), "iou.")
+    return [
+        _block(f"{split_label(split)}, {slug.replace('_', ' ')}", table.rows, evidence, key=(split, f"{measure}{slug}"))
+        for slug in class_slugs(evidence.values(), split)
+    ]
+
+
+def _categories(request: FigureRequest, table: Table, split: str) -> list[Block]:
+    sizes, evidence = group_evidence(request, table, GROUPINGS["category"], split=split)
+    key = (split, request.plan.deciding_metric(table))
+    return [_block(f"{split_label(split)}, {g}", table.rows, evidence[g], key=key) for g in sorted(sizes)]
+
+
+def _whole(request: FigureRequest, table: Table, split: str) -> Block:
+    key = (split, request.plan.deciding_metric(table))
+    return _block(split_label(split), table.rows, request.evidence(table.rows), key=key)
+
+
+def _block(label: str, rows: Sequence[Row], evidence: Mapping[str, Evidence], *, key: tuple[str, str]) -> Block:
+    scores = []
+    for row in rows:
+        values = [evidence[t].scores[key] for t in row.trial_ids if t in evidence and key in evidence[t].scores]
+        scores.append(statistics.fmean(values) if values else None)
+    return Block(label, key[1], tuple(scores))
