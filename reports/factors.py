@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.records import Plan, Row, Table, canonical_json
+from harness.canonical import canonical_json
+from harness.records import Plan, Row, Table
 from reports.artifacts import FigureRequest, NotDrawn, OtherDesign
 from reports.captions import join_words
 from reports.factorial import Factorial, Setting

@@ -76,7 +76,14 @@ PACKAGES = ("models", "harness.data", "reports", "harness.verbs")
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # What `reports` may see of `harness`: numbers and their names, nothing that computes them.
-REPORTS_SEE = ("harness.errors", "harness.registry", "harness.records", "harness.metrics", "harness.results")
+REPORTS_SEE = (
+    "harness.errors",
+    "harness.registry",
+    "harness.canonical",
+    "harness.records",
+    "harness.metrics",
+    "harness.results",
+)
 
 # The only files under `CODE` that import a heavy package, at module level or inside a function.
 HOMES = {
