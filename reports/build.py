@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +29,7 @@ from reports.numbers import FILE as NUMBERS
 from reports.numbers import numbers_of, render_numbers
 from reports.page_parts import Background, Runs
 from reports.published import load_published
+from reports.stale import mark_stale, stale_notes
 from reports.table_model import TableModel
 from reports.tables import build_table
 
@@ -174,7 +175,10 @@ def fill_tables(
     breakdowns, notes = _breakdowns(plan, frame, sources)
     doubts = published_notes(plan, files) + (computed_notes(FigureRequest(plan, frame, sources)) if sources else [])
     _check_names([t.name for t in (*tables, *(b.table for b in breakdowns))])
-    return FilledTables(tables, tuple(breakdowns), tuple(notes), tuple(doubts))
+    origins = sources.origins if sources else {}
+    tables = tuple(mark_stale(table, plan, origins) for table in tables)
+    breakdowns = [replace(b, table=mark_stale(b.table, plan, origins)) for b in breakdowns]
+    return FilledTables(tables, tuple(breakdowns), tuple(notes), (*stale_notes(tables), *doubts))
 
 
 def _breakdowns(plan: Plan, frame: pd.DataFrame, sources: Sources | None) -> tuple[list[Breakdown], list[str]]:
