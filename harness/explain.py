@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from harness.trial_diff import differences
 from harness.trial_log import log_path
 from harness.trial_lookup import folder_of
 from reports.evidence import collect_evidence
+from reports.origins import Origin
 from reports.table_model import Cell, TableModel
 
 ARROWS = " ↑↓"
@@ -47,35 +48,21 @@ class Request:
         return Changes(self.files, lambda run_id: self.artifacts.document(run_id, "code.json"))
 
 
-@dataclass(frozen=True)
-class Replicate:
-    """One trial behind a figure."""
+@dataclass(frozen=True, kw_only=True)
+class Replicate(Origin):
+    """One trial behind a figure; paths are those of this machine. What has changed includes its configuration."""
 
     row: str
     """Label: of a difference, the reference's trials are listed too."""
     replicate: int
     trial_id: str
     state: str
-    value: float | None
+    value: float | None = None
     """Stored unit; None without a score."""
-    run_id: str = ""
     page: str = ""
     cause: str = ""
     """Why it failed."""
-    commit: str = ""
-    dirty: bool | None = None
-    """Whether the code differed from its commit; the difference is the run's `code.diff`."""
-    code_sha: str = ""
-    resumed_sha: str = ""
-    """Code that went on with it after an interruption, where that was another."""
-    data_fingerprint: str = ""
-    checkpoint: str = ""
-    log: str = ""
     log_is_here: bool = False
-    stale: tuple[str, ...] = ()
-    """What of its model, data or configuration has changed since it ran."""
-    also: tuple[str, ...] = ()
-    """What else has: training code, which all rows share; and what is not known."""
 
 
 @dataclass(frozen=True)
@@ -219,15 +206,15 @@ def _replicates(request: Request, row: Row, cell: Cell) -> Iterator[Replicate]:
     known = run_rows(request.frame)
     for trial in map(request.plan.trial, row.trial_ids):
         place, log = folder_of(request.storage, trial.id), log_path(folder_of(request.storage, trial.id), 0)
-        base = Replicate(row.label, trial.replicate, trial.id, "no run", None, checkpoint=_weights(place, ""))
+        about: dict[str, Any] = {"row": row.label, "replicate": trial.replicate, "trial_id": trial.id}
         found = evidence.get(trial.id)
         if found is None:
-            yield replace(base, stale=_since(request, trial))
+            yield Replicate(**about, state="no run", checkpoint=_weights(place, ""), stale=_since(request, trial))
             continue
         come = origin(trial, known[found.run_id], request.changes, request.storage)
         weights = str(request.storage / come.checkpoint) if come.checkpoint else ""
-        yield replace(
-            base,
+        yield Replicate(
+            **about,
             **{**asdict(come), "log": str(log), "checkpoint": _weights(place, weights)},
             log_is_here=log.is_file(),
             state=str(found.state),

@@ -140,6 +140,7 @@ def build_report(
         breakdowns=[b.table for b in filled.breakdowns],
         figures=drawn.captions,
         notes=notes,
+        origins=sources.origins if sources else {},
     )
     html = _write(out_dir / PAGE, render_page(page))
     written = (*tex, *markdown, *csv, document, numbers, *([pdf] if pdf else []), *drawn.paths, html)

@@ -25,3 +25,17 @@ class Origin:
     """What of its model or data has changed since it ran."""
     also: tuple[str, ...] = ()
     """What else has: training code, which all rows share; and what is not known."""
+
+
+def origin_facts(origin: Origin) -> dict[str, str]:
+    """Name -> what is recorded, in words; without what is not."""
+    dirty = {True: ", changed since (code.diff)", False: "", None: ", not known whether changed"}[origin.dirty]
+    resumed = f", resumed with {origin.resumed_sha}" if origin.resumed_sha else ""
+    found = {
+        "commit": f"{origin.commit}{dirty}" if origin.commit else "",
+        "code": f"{origin.code_sha}{resumed}",
+        "data": origin.data_fingerprint,
+        "weights": origin.checkpoint,
+        "log": origin.log,
+    }
+    return {name: text for name, text in found.items() if text}

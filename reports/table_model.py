@@ -89,7 +89,9 @@ class Cell:
     """Footnote marks."""
     trial_ids: tuple[str, ...] = ()
     run_ids: tuple[str, ...] = ()
-    """MLflow runs: those of the figure, or of the failures where there is none."""
+    """MLflow runs: those of the figure, or of the failures where there is none; of a difference, pairs of them."""
+    values: tuple[float, ...] = ()
+    """Score, or difference, of each replicate that has one, stored unit; as many as runs, or as pairs of them."""
     source: str = ""
     """Source of a published figure."""
     interval: tuple[float, float] | None = None
