@@ -73,6 +73,9 @@ def report(
     check: Annotated[
         Path | None, typer.Option(help="Write nothing; compare this folder or .tex file of a paper with the store.")
     ] = None,
+    siunitx: Annotated[
+        bool | None, typer.Option(help="Align figures of LaTeX tables by siunitx; default: as the study says.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rebuild the study's tables from what MLflow has recorded, or check that a paper still says the same."""
@@ -84,6 +87,7 @@ def report(
     if check is not None:
         _check_paper(check, _filled(found, store_uri(tracking_uri, folder), spec, folder), as_json=as_json)
         return
+    found = found if siunitx is None else replace(found, siunitx=siunitx)
     target = output or folder / "reports" / found.study
     made = make_report(found, store_uri(tracking_uri, folder), target, spec, storage=folder, console=screen(as_json))
     if as_json:
@@ -238,7 +242,7 @@ def make_report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Pat
         console.print(render_terminal(table))
     say(f"tables     {folder}  (.tex .md .csv)", console)
     say(f"page       {files.html}", console)
-    pdf = files.pdf or "not built: pdflatex is not on PATH (Debian: apt-get install texlive-latex-extra)"
+    pdf = files.pdf or f"not built: {files.no_pdf}"
     say(f"PDF        {pdf}", console)
     if files.figures:
         say(f"figures    {folder / 'figures'}  (.pdf .png .csv .tex)", console)
