@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import ast
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.frozen_code import code_sha, hash_files
+from harness.records import Trial
 
 PACKAGES = ("harness", "models")
 """Where imports are followed."""
+
+TRAINING = "harness/trial.py"
+"""Reaches everything that trains and evaluates, whatever the model."""
+
+
+class Change(NamedTuple):
+    """What has changed of the code that a trial ran."""
+
+    stale: tuple[str, ...]
+    """Of its own model and dataset."""
+    also: tuple[str, ...]
+    """Training code, which all rows share; or that it is not known."""
 
 
 def reached(start: str, files: Mapping[str, Path]) -> tuple[str, ...]:
@@ -31,26 +46,59 @@ def reached(start: str, files: Mapping[str, Path]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def changed_files(recorded: Mapping[str, str], start: str, files: Mapping[str, Path]) -> tuple[str, ...]:
-    """What a module reaches and is not as it was recorded.
+class Changes:
+    """What has changed of the code since trials ran it; files are read once, states of the code compared once.
 
     Args:
-        recorded: Path -> SHA-256 of every file of the code that ran.
-        start: Path of the module.
         files: Path -> file of the code as it is now.
-
-    Returns:
-        For example `models/mafn.py`, `models/layers/msrc.py (new)` or `models/mafn.py (gone)`.
+        recorded: Run id -> its `code.json`, None where it left none; asked once per state of the code that is not the
+            present one.
     """
-    if start not in files:
-        return (f"{start} (gone)",)
-    changed = []
-    for path in reached(start, files):
-        if path not in recorded:
-            changed.append(f"{path} (new)")
-        elif recorded[path] != hashlib.sha256(files[path].read_bytes()).hexdigest():
-            changed.append(path)
-    return tuple(changed)
+
+    def __init__(self, files: Mapping[str, Path], recorded: Callable[[str], Mapping[str, Any] | None]) -> None:
+        self._files = files
+        self._recorded = recorded
+        self._hashes = hash_files(files)
+        self._sha = code_sha(self._hashes)
+        self._kept: dict[str, Mapping[str, str] | None] = {}
+        self._reached: dict[str, tuple[str, ...]] = {}
+
+    def since(self, trial: Trial, run_id: str, sha: str) -> Change:
+        """What has changed since a run of a trial began with the code of that hash; empty for one not recorded."""
+        if sha == self._sha:
+            return Change((), ())
+        key = sha or run_id
+        if key not in self._kept:
+            kept = self._recorded(run_id)
+            self._kept[key] = None if kept is None else kept["files"]
+        recorded = self._kept[key]
+        if recorded is None:
+            return Change((), ("not known whether code changed: the run has no code.json",))
+        modules = {"model": f"models/{trial.model['name']}.py", "data": f"harness/data/{trial.data['name']}.py"}
+        own = {what: self.changed(recorded, path) for what, path in modules.items()}
+        named = {path for paths in own.values() for path in paths}
+        shared = [path for path in self.changed(recorded, TRAINING) if path not in named]
+        return Change(
+            tuple(f"code of the {what}: {', '.join(paths)}" for what, paths in own.items() if paths),
+            (f"code that trains every row: {', '.join(shared)}",) if shared else (),
+        )
+
+    def changed(self, recorded: Mapping[str, str], start: str) -> tuple[str, ...]:
+        """What a module reaches and is not as it was recorded.
+
+        Args:
+            recorded: Path -> SHA-256 of every file of the code that ran.
+            start: Path of the module.
+
+        Returns:
+            For example `models/mafn.py`, `models/layers/msrc.py (new)` or `models/mafn.py (gone)`.
+        """
+        if start not in self._files:
+            return (f"{start} (gone)",)
+        if start not in self._reached:
+            self._reached[start] = reached(start, self._files)
+        paths = [path for path in self._reached[start] if recorded.get(path) != self._hashes[path]]
+        return tuple(path if path in recorded else f"{path} (new)" for path in paths)
 
 
 def _module(path: str) -> str:

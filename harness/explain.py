@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from harness.artifacts import MlflowArtifacts, RunRecord
-from harness.code_reach import changed_files
+from harness.artifacts import MlflowArtifacts
+from harness.code_reach import Changes
 from harness.errors import HarnessError, nearest
+from harness.origins import origin, run_rows
 from harness.records import Plan, Row, Trial
 from harness.trial_diff import differences
 from harness.trial_log import log_path
 from harness.trial_lookup import folder_of
-from reports.evidence import Evidence, collect_evidence
+from reports.evidence import collect_evidence
+from reports.origins import Origin
 from reports.table_model import Cell, TableModel
 
 ARROWS = " ↑↓"
 PUBLISHED = " (published)"
 """Behind the label of a quoted row."""
-TRAINING = "harness/trial.py"
-"""Reaches everything that trains and evaluates, whatever the model."""
 DELTA = "delta_"
 
 
@@ -41,36 +42,27 @@ class Request:
     files: Mapping[str, Path]
     """Path -> file of the code as it is now."""
 
+    @cached_property
+    def changes(self) -> Changes:
+        """What has changed of the code."""
+        return Changes(self.files, lambda run_id: self.artifacts.document(run_id, "code.json"))
 
-@dataclass(frozen=True)
-class Replicate:
-    """One trial behind a figure."""
+
+@dataclass(frozen=True, kw_only=True)
+class Replicate(Origin):
+    """One trial behind a figure; paths are those of this machine. What has changed includes its configuration."""
 
     row: str
     """Label: of a difference, the reference's trials are listed too."""
     replicate: int
     trial_id: str
     state: str
-    value: float | None
+    value: float | None = None
     """Stored unit; None without a score."""
-    run_id: str = ""
     page: str = ""
     cause: str = ""
     """Why it failed."""
-    commit: str = ""
-    dirty: bool | None = None
-    """Whether the code differed from its commit; the difference is the run's `code.diff`."""
-    code_sha: str = ""
-    resumed_sha: str = ""
-    """Code that went on with it after an interruption, where that was another."""
-    data_fingerprint: str = ""
-    checkpoint: str = ""
-    log: str = ""
     log_is_here: bool = False
-    stale: tuple[str, ...] = ()
-    """What of its model, data or configuration has changed since it ran."""
-    also: tuple[str, ...] = ()
-    """What else has: training code, which all rows share; and what is not known."""
 
 
 @dataclass(frozen=True)
@@ -211,65 +203,30 @@ def _find_row(wanted: str, labels: Sequence[str]) -> str:
 
 def _replicates(request: Request, row: Row, cell: Cell) -> Iterator[Replicate]:
     evidence = collect_evidence(request.frame, row.trial_ids)
+    known = run_rows(request.frame)
     for trial in map(request.plan.trial, row.trial_ids):
         place, log = folder_of(request.storage, trial.id), log_path(folder_of(request.storage, trial.id), 0)
-        base = Replicate(row.label, trial.replicate, trial.id, "no run", None, checkpoint=_weights(place, ""))
+        about: dict[str, Any] = {"row": row.label, "replicate": trial.replicate, "trial_id": trial.id}
         found = evidence.get(trial.id)
         if found is None:
-            yield replace(base, stale=_since(request, trial))
+            yield Replicate(**about, state="no run", checkpoint=_weights(place, ""), stale=_since(request, trial))
             continue
-        record = request.artifacts.record(found.run_id)
-        stale, also = _staleness(request, trial, found, record)
-        yield replace(
-            base,
+        come = origin(trial, known[found.run_id], request.changes, request.storage)
+        weights = str(request.storage / come.checkpoint) if come.checkpoint else ""
+        yield Replicate(
+            **about,
+            **{**asdict(come), "log": str(log), "checkpoint": _weights(place, weights)},
+            log_is_here=log.is_file(),
             state=str(found.state),
             value=found.scores.get((cell.split, cell.metric)),
-            run_id=found.run_id,
-            page=record.page,
+            page=request.artifacts.record(found.run_id).page,
             cause=found.note,
-            commit=record.tags.get("harness.git_commit", ""),
-            dirty={"true": True, "false": False}.get(record.tags.get("harness.dirty", "")),
-            code_sha=record.tags.get("harness.code_sha", ""),
-            resumed_sha=record.tags.get("harness.resumed.code_sha", ""),
-            data_fingerprint=record.tags.get("harness.data_fingerprint", ""),
-            checkpoint=_weights(place, record.tags.get("harness.checkpoint", "")),
-            log=str(log),
-            log_is_here=log.is_file(),
-            stale=stale,
-            also=also,
         )
 
 
 def _weights(folder: Path, recorded: str) -> str:
     """Where the weights are: as the run says, else in the trial's folder."""
     return recorded or next((str(path) for path in sorted(folder.glob("best-*.pt"), reverse=True)), "")
-
-
-def _staleness(
-    request: Request, trial: Trial, found: Evidence, record: RunRecord
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What has changed of the trial's own model, data and configuration, and what else."""
-    stale, also = [], []
-    fingerprint = record.tags.get("harness.data_fingerprint", trial.data_fingerprint)
-    if fingerprint != trial.data_fingerprint:
-        stale.append(f"data: fingerprint {fingerprint}, now {trial.data_fingerprint}")
-    kept = request.artifacts.document(found.run_id, "trial.json")
-    if kept is not None:
-        stale += _config_changes(Trial.from_json(kept), trial)
-    code = request.artifacts.document(found.run_id, "code.json")
-    if code is None:
-        return tuple(stale), ("not known whether code changed: the run has no code.json",)
-    own: set[str] = set()
-    modules = {"model": f"models/{trial.model['name']}.py", "data": f"harness/data/{trial.data['name']}.py"}
-    for what, path in modules.items():
-        changed = changed_files(code["files"], path, request.files)
-        own |= set(changed)
-        if changed:
-            stale.append(f"code of the {what}: {', '.join(changed)}")
-    shared = [path for path in changed_files(code["files"], TRAINING, request.files) if path not in own]
-    if shared:
-        also.append(f"code that trains every row: {', '.join(shared)}")
-    return tuple(stale), tuple(also)
 
 
 def _since(request: Request, trial: Trial) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from harness.canonical import canonical_json
 from harness.explain import Explanation, Replicate
+from reports.origins import origin_facts
 
 
 def explanation_lines(found: Explanation) -> Iterator[str]:
@@ -37,16 +38,11 @@ def explanation_lines(found: Explanation) -> Iterator[str]:
 def _replicate_lines(one: Replicate) -> Iterator[str]:
     value = "" if one.value is None else f"  {one.value:.10g}"
     yield f"{one.row} #{one.replicate}  trial {one.trial_id}  {one.state}{value}"
-    dirty = {True: ", changed since (code.diff)", False: "", None: ", not known whether changed"}[one.dirty]
-    facts = {
-        "failed": one.cause,
-        "run": f"{one.run_id}  {one.page}" if one.run_id else "",
-        "commit": f"{one.commit}{dirty}" if one.commit else "",
-        "code": one.code_sha + (f", resumed with {one.resumed_sha}" if one.resumed_sha else ""),
-        "data": one.data_fingerprint,
-        "weights": one.checkpoint,
-        "log": f"{one.log}{'' if one.log_is_here else ' (not on this machine)'}" if one.log else "",
-    }
+    known = origin_facts(one)
+    if one.log and not one.log_is_here:
+        known["log"] += " (not on this machine)"
+    page = {"failed": one.cause, "run": f"{one.run_id}  {one.page}"} if one.run_id else {}
+    facts = {**page, **known}
     yield from (f"  {name:10} {value}" for name, value in facts.items() if value)
     yield from (f"  {'STALE':10} {text}" for text in one.stale)
     yield from (f"  {'note':10} {text}" for text in one.also)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,16 @@ def code_files(root: Path | None = None) -> dict[str, Path]:
     return found
 
 
+def hash_files(files: Mapping[str, Path]) -> dict[str, str]:
+    """Path -> SHA-256 of the file."""
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
+def code_sha(hashes: Mapping[str, str]) -> str:
+    """12 hex digits of the SHA-256 over names and contents."""
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def freeze_code(storage: Path, root: Path | None = None) -> FrozenCode:
     """Copy the packages, unless this very code has been copied before.
 
@@ -61,8 +72,8 @@ def freeze_code(storage: Path, root: Path | None = None) -> FrozenCode:
     """
     files = code_files(root)
     _check_size(files)
-    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-    sha = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
+    hashes = hash_files(files)
+    sha = code_sha(hashes)
     folder = storage / "code" / sha
     if not folder.is_dir():
         draft = folder.with_name(f"{sha}.tmp")

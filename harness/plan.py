@@ -67,6 +67,7 @@ def expand(
         primary_split=study.report.primary.split,
         figures=study.report.figures,
         breakdowns=study.report.breakdowns,
+        siunitx=study.report.siunitx,
         spec_sha=study_sha(study),
         limits=study.schedule,
         data_note=data_note(study),

@@ -284,6 +284,8 @@ class Plan:
     """Figures that the report draws."""
     breakdowns: tuple[str, ...] = ()
     """What the report groups samples by: `category`, `size`, `length`, `class`."""
+    siunitx: bool = False
+    """Whether LaTeX tables align figures at their decimal marks by that package."""
     spec_sha: str = ""
     """SHA-256 of the validated study."""
     limits: Limits = field(default_factory=Limits)

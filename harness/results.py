@@ -35,9 +35,13 @@ COLUMNS: dict[str, str] = {
     "note": "str",
     "fault": "str",
     "code_sha": "str",
+    "resumed_sha": "str",
+    "dirty": "str",
+    "data_fingerprint": "str",
+    "checkpoint": "str",
 }
-"""Column -> dtype. A run without scores has one row with a missing split, metric and value; fault and code_sha are
-missing where none is recorded."""
+"""Column -> dtype. A run without scores has one row with a missing split, metric and value; fault and the columns
+behind it are missing where none is recorded."""
 
 TAGS = {
     "study": "harness.study",
@@ -48,11 +52,15 @@ TAGS = {
     "note": "harness.error",
     "fault": "harness.fault",
     "code_sha": "harness.code_sha",
+    "resumed_sha": "harness.resumed.code_sha",
+    "dirty": "harness.dirty",
+    "data_fingerprint": "harness.data_fingerprint",
+    "checkpoint": "harness.checkpoint",
 }
 """Column -> tag of the run that it comes from."""
 
-ABSENT = {"commit": "unknown", "note": "", "fault": None, "code_sha": None}
-"""Column -> value where a run lacks its tag."""
+ABSENT = {"commit": "unknown", "note": ""}
+"""Column -> value where a run lacks its tag; the others are missing then."""
 
 FEW = 30
 """Up to so many trials are asked for one by one, instead of reading every run of the store."""
@@ -268,8 +276,7 @@ def _rows_in_database(uri: str, wanted: set[str]) -> pd.DataFrame:
     """The same as from a server, read from MLflow's tables."""
     runs = trial_runs(uri, wanted, TAGS)
     for column, value in ABSENT.items():
-        if value is not None:
-            runs[column] = runs[column].astype("object").fillna(value)
+        runs[column] = runs[column].astype("object").fillna(value)
     runs["state"] = runs["state"].map(STATES)
     runs["started"] = pd.to_datetime(runs["started"], unit="ms", utc=True)
     scores = scores_of(uri, wanted)

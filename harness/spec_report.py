@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -57,3 +58,6 @@ class ReportConfig(Part):
     """Some of `FIGURES` of the study's task."""
     breakdowns: tuple[str, ...] = ()
     """Scores of every table and split by some of `BREAKDOWNS` of the study's task."""
+    siunitx: Annotated[bool, Field(exclude_if=operator.not_)] = False
+    """Whether LaTeX tables align figures at their decimal marks by the package siunitx. Left out of the study's hash
+    where false."""

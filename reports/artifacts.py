@@ -6,7 +6,7 @@ Whoever calls the report provides these; nothing here reads a store or a dataset
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from harness.records import Plan, Row, Table, TrialState
 from reports.evidence import Evidence, collect_evidence
+from reports.origins import Origin
 
 
 class Artifacts(Protocol):
@@ -66,6 +67,8 @@ class Sources:
 
     artifacts: Artifacts
     panels: Panels
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """Trial id -> where the run that counts for it comes from; without it, nothing is known to be stale."""
 
 
 class NotDrawn(Exception):  # noqa: N818 -- no error: the report goes on and says so

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -24,11 +24,13 @@ from reports.figures import DrawnFigures, draw_figures
 from reports.granularity import computed_notes, published_notes
 from reports.html import Page, render_page
 from reports.latex import Origin, compile_pdf, render_document, render_table
+from reports.latex_numbers import HINT, PACKAGE, is_installed
 from reports.markdown import render_markdown
 from reports.numbers import FILE as NUMBERS
 from reports.numbers import numbers_of, render_numbers
 from reports.page_parts import Background, Runs
 from reports.published import load_published
+from reports.stale import mark_stale, stale_notes
 from reports.table_model import TableModel
 from reports.tables import build_table
 
@@ -53,7 +55,7 @@ class ReportFiles:
     document: Path
     """LaTeX document that inputs every table."""
     pdf: Path | None
-    """That document compiled; None where `pdflatex` is not on PATH."""
+    """That document compiled; None where TeX lacks what it takes."""
     html: Path
     """Everything as one page that needs no other file."""
     numbers: Path
@@ -64,6 +66,8 @@ class ReportFiles:
     figures: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     """What the plan asks for and could not be made, one line each."""
+    no_pdf: str = ""
+    """Why there is no PDF, and what brings it; empty where there is one."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -121,14 +125,15 @@ def build_report(
     out_dir.mkdir(parents=True, exist_ok=True)
     drawn = _figures(plan, frame, sources, out_dir / FIGURES)
     shown, origin = filled.shown, Origin(plan.study, plan.spec_sha)
-    tex = tuple(_write(out_dir / f"{t.name}.tex", render_table(t, origin)) for t in shown)
+    tex = tuple(_write(out_dir / f"{t.name}.tex", render_table(t, origin, siunitx=plan.siunitx)) for t in shown)
     markdown = tuple(_write(out_dir / f"{t.name}.md", render_markdown(t)) for t in shown)
     csv = tuple(_write(out_dir / f"{name}.csv", text) for name, text in filled.csv.items())
     numbers = _write(out_dir / f"{NUMBERS}.tex", render_numbers(numbers_of(shown), origin))
     title = f"Tables of study “{plan.study}”: {plan.question}"
-    document = _write(out_dir / f"{DOCUMENT}.tex", render_document([t.name for t in shown], title=title))
-    document.with_suffix(".pdf").unlink(missing_ok=True)
-    pdf = compile_pdf(document)
+    document = _write(
+        out_dir / f"{DOCUMENT}.tex", render_document([t.name for t in shown], title=title, siunitx=plan.siunitx)
+    )
+    pdf, no_pdf = _compiled(document, siunitx=plan.siunitx)
     notes = (*filled.notes, *drawn.notes, *filled.doubts)
     said = background or Background()
     page = Page(
@@ -139,6 +144,7 @@ def build_report(
         breakdowns=[b.table for b in filled.breakdowns],
         figures=drawn.captions,
         notes=notes,
+        origins=sources.origins if sources else {},
     )
     html = _write(out_dir / PAGE, render_page(page))
     written = (*tex, *markdown, *csv, document, numbers, *([pdf] if pdf else []), *drawn.paths, html)
@@ -148,6 +154,7 @@ def build_report(
         *(tex, markdown, csv, document, pdf, html, numbers, manifest, filled.tables),
         figures=drawn.paths,
         notes=notes,
+        no_pdf=no_pdf,
     )
 
 
@@ -174,7 +181,19 @@ def fill_tables(
     breakdowns, notes = _breakdowns(plan, frame, sources)
     doubts = published_notes(plan, files) + (computed_notes(FigureRequest(plan, frame, sources)) if sources else [])
     _check_names([t.name for t in (*tables, *(b.table for b in breakdowns))])
-    return FilledTables(tables, tuple(breakdowns), tuple(notes), tuple(doubts))
+    origins = sources.origins if sources else {}
+    tables = tuple(mark_stale(table, plan, origins) for table in tables)
+    breakdowns = [replace(b, table=mark_stale(b.table, plan, origins)) for b in breakdowns]
+    return FilledTables(tables, tuple(breakdowns), tuple(notes), (*stale_notes(tables), *doubts))
+
+
+def _compiled(document: Path, *, siunitx: bool) -> tuple[Path | None, str]:
+    """The PDF, or why there is none."""
+    document.with_suffix(".pdf").unlink(missing_ok=True)
+    if siunitx and not is_installed():
+        return None, f"TeX has no {PACKAGE} ({HINT})"
+    pdf = compile_pdf(document)
+    return pdf, "" if pdf else "pdflatex is not on PATH (Debian: apt-get install texlive-latex-extra)"
 
 
 def _breakdowns(plan: Plan, frame: pd.DataFrame, sources: Sources | None) -> tuple[list[Breakdown], list[str]]:

@@ -28,7 +28,8 @@ def score_cell(row: Row, evidence: Mapping[str, Evidence], *, split: str, metric
     values = _values(row, evidence, split, metric_name)
     scored = [t for t, v in zip(row.trial_ids, values, strict=True) if v is not None]
     cell = Cell(split, metric_name, CellState.MISSING, expected_n=len(row.trial_ids), trial_ids=row.trial_ids)
-    summary = summarize([v for v in values if v is not None])
+    known_values = tuple(v for v in values if v is not None)
+    summary = summarize(known_values)
     if summary is None:
         known = [evidence[t] for t in row.trial_ids if t in evidence]
         failed = bool(known) and len(known) == len(row.trial_ids) and all(e.state is TrialState.FAILED for e in known)
@@ -36,7 +37,7 @@ def score_cell(row: Row, evidence: Mapping[str, Evidence], *, split: str, metric
         faults = {e.fault for e in known}
         fault = faults.pop() if failed and len(faults) == 1 else ""
         return replace(cell, state=state, run_ids=tuple(e.run_id for e in known), fault=fault)
-    return _filled(cell, summary, run_ids=tuple(evidence[t].run_id for t in scored))
+    return _filled(replace(cell, values=known_values), summary, run_ids=tuple(evidence[t].run_id for t in scored))
 
 
 def delta_cell(row: Row, reference: Row, evidence: Mapping[str, Evidence], *, split: str, metric_name: str) -> Cell:
@@ -48,7 +49,8 @@ def delta_cell(row: Row, reference: Row, evidence: Mapping[str, Evidence], *, sp
         return replace(cell, state=CellState.REFERENCE)
     ours = _values(row, evidence, split, metric_name)
     theirs = _values(reference, evidence, split, metric_name)
-    summary = summarize(paired_differences(ours, theirs))
+    values = tuple(paired_differences(ours, theirs))
+    summary = summarize(values)
     if summary is None:
         return cell
     trials = [
@@ -57,7 +59,7 @@ def delta_cell(row: Row, reference: Row, evidence: Mapping[str, Evidence], *, sp
         if x is not None and y is not None
         for trial in (a, b)
     ]
-    return _filled(cell, summary, run_ids=tuple(evidence[t].run_id for t in trials))
+    return _filled(replace(cell, values=values), summary, run_ids=tuple(evidence[t].run_id for t in trials))
 
 
 def published_cell(

@@ -1,9 +1,14 @@
 """IoU of every class: a row is a class, a column a variant, the mean over classes below them.
 
-It is read from the scores of each run, which come from one confusion matrix per split, and needs no per-sample results.
+It is read from the scores of each run, which come from one confusion matrix per split; per-sample results take part in
+tests where runs have left them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 from harness.metrics import metric
 from harness.records import Table
@@ -12,8 +17,10 @@ from reports.breakdown_parts import Breakdown, breakdown_csv, breakdown_name, co
 from reports.captions import as_sentence, metric_head, split_label
 from reports.cells import ranked_scores
 from reports.class_scores import IOU, averaging_notes, class_slugs
-from reports.comparison_notes import tested_on
-from reports.table_model import Block, Column, Footnote, TableModel, TableRow
+from reports.comparison_notes import mark_footnotes, tested_on
+from reports.comparisons import Judged, judge, pool
+from reports.row_scores import RowScores, difference
+from reports.table_model import TEST_MARKS, Block, Cell, Column, Flag, Footnote, TableModel, TableRow
 
 CLASS = "class"
 """Name in `report.breakdowns`."""
@@ -31,29 +38,68 @@ def build_class_breakdown(request: FigureRequest, table: Table, *, split: str) -
     slugs = class_slugs(evidence.values(), split)
     if not slugs:
         raise NotDrawn("no complete run has recorded scores of single classes")
+    scores = RowScores(evidence, request)
     cells = {
-        (name, group): ranked_scores(table.rows, evidence, split=split, metric_name=name)
+        (name, group): ranked_scores(table.rows, evidence, split=split, metric_name=name, scores=scores)
         for name, group in [*((f"{IOU}{slug}", slug) for slug in slugs), (MEAN, "mean")]
     }
+    judged = _judged(request, table, scores, [name for name, _ in cells], split=split)
+    cells = {key: _marked(table, of, judged) for key, of in cells.items()}
     rows = [TableRow(slug.replace("_", " "), counted_cells(cells[f"{IOU}{slug}", slug])) for slug in slugs]
     mean = TableRow("mean over classes", counted_cells(cells[MEAN, "mean"]))
     notes = averaging_notes(evidence, [split], [MEAN])
+    tested = tested_on([c for of in cells.values() for c in of])
     model = TableModel(
         name=breakdown_name(CLASS, table, split),
-        caption=_caption(request, table, split, tested_on([c for of in cells.values() for c in of])),
+        caption=_caption(request, table, split, tested, marked=bool(judged)),
         stub="Class",
         switch_heads=(),
         columns=tuple(Column(row.label) for row in table.rows),
         blocks=(Block(f"IoU {metric_head(MEAN)[-1]}", tuple(rows)), Block("", (mean,))),
-        footnotes=tuple(Footnote("", text) for text in notes),
+        footnotes=(*mark_footnotes(judged), *(Footnote("", text) for text in notes)),
     )
     sizes = dict.fromkeys([*slugs, "mean"])
     return Breakdown(model, breakdown_csv(table, CLASS, sizes, cells))
 
 
-def _caption(request: FigureRequest, table: Table, split: str, tested: str) -> str:
+def _judged(
+    request: FigureRequest, table: Table, scores: RowScores, names: Sequence[str], *, split: str
+) -> dict[tuple[str, str], Judged]:
+    """(variant, metric) -> difference to the reference of an ablation, those of all classes tested as one family."""
+    reference = request.plan.reference(table) if table.kind == "ablation" else None
+    if reference is None:
+        return {}
+    places, differences = [], []
+    for name in names:
+        of = partial(scores.of, split=split, metric_name=name)
+        rows = {row.trial_ids: row for row in (*table.rows, reference)}.values()
+        pooled = pool([of(row) for row in rows])
+        for row in (row for row in table.rows if row.trial_ids != reference.trial_ids):
+            places.append((row.variant, name))
+            differences.append((difference(of(row), of(reference)), pooled))
+    found = zip(places, judge(differences), strict=True)
+    return {place: judged for place, judged in found if judged is not None}
+
+
+def _marked(table: Table, cells: Sequence[Cell], judged: Mapping[tuple[str, str], Judged]) -> tuple[Cell, ...]:
+    """Scores of a class with what the tests say of their differences to the reference."""
+    marked = []
+    for row, cell in zip(table.rows, cells, strict=True):
+        found = judged.get((row.variant, cell.metric))
+        if found is None or found.p is None:
+            marked.append(cell)
+            continue
+        flag = Flag.DIFFERS if found.differs else Flag.NOT_SIGNIFICANT
+        flags, marks = (*cell.flags, flag), (*cell.marks, TEST_MARKS[flag])
+        marked.append(replace(cell, p=found.p, flags=flags, marks=marks))
+    return tuple(marked)
+
+
+def _caption(request: FigureRequest, table: Table, split: str, tested: str, *, marked: bool) -> str:
+    reference = request.plan.reference(table) if marked else None
+    marks = f" Marks tell what differs from the reference, “{reference.label}”." if reference else ""
     text = (
         f"IoU by class, {split_label(split)} (study “{request.plan.study}”, rows of table {table.name}). "
-        f"{group_aggregation(table, tested)} In {metric(MEAN).unit}."
+        f"{group_aggregation(table, tested)} In {metric(MEAN).unit}.{marks}"
     )
     return f"{text} {as_sentence(request.plan.data_note)}" if request.plan.data_note else text

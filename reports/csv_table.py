@@ -9,7 +9,7 @@ from reports.table_model import CellState, Emphasis, TableModel
 
 COLUMNS = (
     "table", "row", "split", "metric", "mean", "std", "low", "high", "n", "expected_n", "p", "best", "state",
-    "published", "verdict", "source", "trial_ids", "run_ids",
+    "published", "verdict", "source", "stale", "trial_ids", "run_ids",
 )  # fmt: skip
 
 DELTA = "delta_"
@@ -36,7 +36,7 @@ def render_csv(table: TableModel) -> str:
         published = "true" if row.is_published else "false"
         place = (table.name, row.label, cell.split, metric)
         state = cell.failure if cell.state is CellState.FAILED else cell.state
-        lines[*place, *numbers, *counts, *tests, state, published, cell.verdict, cell.source, *ids] = None
+        lines[*place, *numbers, *counts, *tests, state, published, cell.verdict, cell.source, cell.stale, *ids] = None
     writer.writerows(lines)  # costs once, though a table of panels shows them in each
     return text.getvalue()
 

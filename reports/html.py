@@ -21,6 +21,8 @@ from reports.captions import split_label
 from reports.cells import show_value
 from reports.comparison_notes import show_p
 from reports.markdown import absent_words
+from reports.origins import Origin
+from reports.page_origins import Behind, behind, methods
 from reports.page_parts import MAX_TRACEBACKS, RunLink, Runs, count_states, fingerprints
 from reports.table_model import Cell, CellState, Emphasis, Flag, TableModel, TableRow
 
@@ -63,6 +65,8 @@ class Page:
     """PNG -> caption."""
     notes: Sequence[str] = ()
     """What could not be made, and what is doubtful."""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """Trial id -> where the run that counts for it comes from."""
 
 
 class CellView(NamedTuple):
@@ -80,7 +84,8 @@ class CellView(NamedTuple):
     """What the figure is."""
     facts: tuple[tuple[str, str], ...]
     """What the opened cell says, by name."""
-    runs: tuple[RunLink, ...]
+    behind: tuple[Behind, ...]
+    """Its replicates."""
 
 
 class Span(NamedTuple):
@@ -102,6 +107,7 @@ def render_page(page: Page) -> str:
         tables=[*page.tables, *page.breakdowns],
         figures=[PageFigure(png.stem, text, _base64(png)) for png, text in page.figures.items()],
         lines=lines,
+        methods=methods(page.plan, page.runs, page.origins),
         counts=counts,
         failures=page.runs.failures(),
         max_tracebacks=MAX_TRACEBACKS,
@@ -115,7 +121,7 @@ def render_page(page: Page) -> str:
 
 def view_cell(row: TableRow, cell: Cell, runs: Runs) -> CellView:
     """A cell in words, with the runs behind it."""
-    links = tuple(_named(runs.link(run_id), cell) for run_id in cell.run_ids)
+    links = tuple(runs.link(run_id) for run_id in cell.run_ids)
     spread = f"± {cell.spread}" if cell.spread else ""
     count = f"({cell.count})" if cell.count else ""
     return CellView(
@@ -126,13 +132,8 @@ def view_cell(row: TableRow, cell: Cell, runs: Runs) -> CellView:
         value="" if cell.value is None else f"{cell.value:.10g}",
         title=_title(cell),
         facts=tuple((name, text) for name, text in _facts(row, cell, links) if text),
-        runs=links,
+        behind=behind(cell, links),
     )
-
-
-def _named(run: RunLink, cell: Cell) -> RunLink:
-    """A run of a cell without the name of a variant, of which a trial may have several."""
-    return run._replace(variant="reference" if cell.is_delta and run.trial_id not in cell.trial_ids else "")
 
 
 def _title(cell: Cell) -> str:
@@ -163,7 +164,8 @@ def _facts(row: TableRow, cell: Cell, runs: Sequence[RunLink]) -> list[tuple[str
         ("95 % interval", between),
         ("Replicates", f"{cell.n} of {cell.expected_n}" if ours else ""),
         ("Corrected p", show_p(cell.p) if cell.p is not None else ""),
-        ("Tests", "; ".join(FLAG_WORDS[flag] for flag in cell.flags)),
+        ("Tests", "; ".join(FLAG_WORDS[flag] for flag in cell.flags if flag in FLAG_WORDS)),
+        ("Stale", cell.stale),
         ("Bold", "cannot be told from the best of its column" if cell.emphasis is Emphasis.BEST else ""),
         ("Published in", cell.source),
         ("Against ours", cell.verdict),

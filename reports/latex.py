@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jinja2
 
 from harness.errors import HarnessError
-from reports import costs
+from reports import costs, latex_numbers
 from reports.latex_text import Latex, latex_escape
 from reports.table_model import Cell, CellState, Emphasis, TableModel, TableRow
 
@@ -77,8 +77,14 @@ def plain_comment(text: str) -> str:
     return NOT_IN_A_COMMENT.sub("?", text)
 
 
-def render_table(table: TableModel, origin: Origin = UNKNOWN) -> str:
-    """A float in booktabs style, one cell per line, each followed by a comment that names its runs."""
+def render_table(table: TableModel, origin: Origin = UNKNOWN, *, siunitx: bool = False) -> str:
+    """A float in booktabs style, one cell per line, each followed by a comment that names its runs.
+
+    Args:
+        table: What it shows.
+        origin: What it was made from.
+        siunitx: Whether figures stand in columns of that package, aligned at their decimal marks.
+    """
     switches = len(table.switch_heads)
     template = _environment().get_template("table.tex.j2")
     return template.render(
@@ -86,10 +92,12 @@ def render_table(table: TableModel, origin: Origin = UNKNOWN) -> str:
         marker=Latex(marker(f"table {table.name}", origin)),
         name=Latex(table.name),
         float=Latex("table*" if len(table.columns) + switches > WIDE_COLUMNS else "table"),
-        columns_spec=Latex("c" * switches + "r@{}l" * len(table.columns)),
+        columns_spec=Latex("c" * switches + _figure_columns(table, siunitx=siunitx)),
+        settings=latex_numbers.SETTINGS if siunitx else "",
+        needs=f", {latex_numbers.PACKAGE}" if siunitx else "",
         num_columns=1 + switches + 2 * len(table.columns),
         groups=_groups(table),
-        cell=cell_source,
+        cell=aligned_source if siunitx else cell_source,
         origin=cell_origin,
         switch=_switch_source,
         marks=_marks_source,
@@ -97,9 +105,11 @@ def render_table(table: TableModel, origin: Origin = UNKNOWN) -> str:
     )
 
 
-def render_document(table_names: Sequence[str], *, title: str) -> str:
+def render_document(table_names: Sequence[str], *, title: str, siunitx: bool = False) -> str:
     """A document that inputs `<name>.tex` of every table."""
-    return _environment().get_template("tables.tex.j2").render(names=[Latex(n) for n in table_names], title=title)
+    packages = Latex(rf"\usepackage{{{latex_numbers.PACKAGE}}}" if siunitx else "")
+    names = [Latex(n) for n in table_names]
+    return _environment().get_template("tables.tex.j2").render(names=names, title=title, packages=packages)
 
 
 def cell_source(cell: Cell) -> Latex:
@@ -110,9 +120,17 @@ def cell_source(cell: Cell) -> Latex:
         absent = rf"{{\scriptsize {cell.failure}}}" if cell.state is CellState.FAILED else WORDS[cell.state]
         return Latex(rf"\multicolumn{{2}}{{c}}{{{absent}}}")
     wrapper = r"\textbf{%s}" if cell.emphasis is Emphasis.BEST else "%s"
-    tail = [rf"{{\scriptsize\,$\pm$\,{latex_escape(cell.spread)}}}"] if cell.spread else []
-    tail += [rf"{{\scriptsize\,({latex_escape(cell.count)})}}"] if cell.count else []
-    return Latex(f"{wrapper % latex_escape(cell.figure)} & {''.join(tail)}{_marks_source(cell.marks)}".rstrip())
+    spread = rf"{{\scriptsize\,$\pm$\,{latex_escape(cell.spread)}}}" if cell.spread else ""
+    return Latex(f"{wrapper % latex_escape(cell.figure)} & {spread}{_tail_source(cell)}".rstrip())
+
+
+def aligned_source(cell: Cell) -> Latex:
+    """The same for columns of siunitx: a number with its uncertainty, and what follows them."""
+    if cell.value is None:
+        return Latex(cell_source(cell).replace(r"{2}{r}", r"{2}{c}"))
+    if latex_numbers.is_cost(cell):
+        return Latex(f"& {latex_numbers.number_source(cell)}")
+    return Latex(f"{latex_numbers.number_source(cell)} & {_tail_source(cell)}".rstrip())
 
 
 def cell_origin(cell: Cell) -> Latex:
@@ -166,6 +184,18 @@ def _first_error(log: str) -> str:
     lines = log.splitlines()
     found = [line for line in lines if re.match(r"\S+:\d+: |! ", line)]
     return (found or lines[-1:] or ["no output"])[0]
+
+
+def _figure_columns(table: TableModel, *, siunitx: bool) -> str:
+    if not siunitx:
+        return "r@{}l" * len(table.columns)
+    rows = [row.cells for block in table.blocks for row in block.rows]
+    return "".join(latex_numbers.column_format(row[i] for row in rows) for i in range(len(table.columns)))
+
+
+def _tail_source(cell: Cell) -> str:
+    count = rf"{{\scriptsize\,({latex_escape(cell.count)})}}" if cell.count else ""
+    return f"{count}{_marks_source(cell.marks)}"
 
 
 def _groups(table: TableModel) -> list[Group]:

@@ -115,6 +115,10 @@ class Runs:
         trial_id = str(row["trial_id"])
         return RunLink(run_id, safe, trial_id, self._variants[trial_id], int(row["replicate"]))
 
+    def trial(self, trial_id: str) -> Evidence | None:
+        """What is recorded of a trial; None where it never started."""
+        return self._evidence.get(trial_id)
+
     def lines(self) -> list[PlanLine]:
         """Every trial of the plan."""
         return [self._line(trial, self._evidence.get(trial.id)) for trial in self._plan.trials]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError, nearest
 from reports.latex import MARKER, Origin, plain_comment, render_table
+from reports.latex_numbers import SETTINGS
 from reports.markdown import render_markdown
 from reports.numbers import FILE, MACROS, OF_DELTA, Key, number_source, numbers_of, read_numbers
 from reports.paper_copies import NOTHING, Copy, read_csv, read_markdown, read_tex
@@ -154,7 +155,7 @@ def _of_table(name: str, text: str, what: str, current: Current) -> Iterator[Fin
     elif kind == ".md":
         sides = read_markdown(text), read_markdown(render_markdown(table))
     else:
-        sides = read_tex(text), read_tex(render_table(table, current.origin))
+        sides = read_tex(text), read_tex(render_table(table, current.origin, siunitx=SETTINGS in text))
     yield from _of_copies(name, what, *sides)
 
 

@@ -18,6 +18,8 @@ TEX_CELL = re.compile(r"& (.*?) ?(?<!\\)% ((?:delta )?\S+ [^;]+); (?:runs|publis
 TEX_STRUCTURE = re.compile(r"\\(?:\\|midrule|toprule|bottomrule|addlinespace|cmidrule|multicolumn|end|begin)")
 TEX_PLAIN = (
     (re.compile(r"\\textbf\{([^{}]*)\}"), r"**\1**"),
+    (re.compile(r"^\\bfseries ([^ &]+)"), r"**\1**"),
+    (re.compile(r" \+- "), " ± "),
     (re.compile(r"\\textsuperscript\{(.*)\}$"), r" [\1]"),
     (re.compile(r"\\multicolumn\{2\}\{\w\}"), ""),
     (re.compile(r"\\(?:scriptsize|,)"), ""),

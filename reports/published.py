@@ -128,9 +128,13 @@ class Published(Strict):
             seen.add(key)
         return self
 
+    def conditions_of(self, row: PublishedRow) -> Mapping[str, Any]:
+        """Axis path -> value that a row's figures were obtained with; empty where that is not known."""
+        return self.protocols[row.under].conditions if row.under is not None else self.conditions
+
     def is_comparable(self, row: PublishedRow, trial: Trial) -> bool:
         """Whether a trial was measured as a row was: every condition is known and met."""
-        conditions = self.protocols[row.under].conditions if row.under is not None else self.conditions
+        conditions = self.conditions_of(row)
         met = all(axis_value(trial, path) == value for path, value in conditions.items())
         return row.comparable and bool(conditions) and met
 

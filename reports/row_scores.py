@@ -45,6 +45,17 @@ class _Resampled(NamedTuple):
     units: int
     sample_set: str
     scores: Mapping[str, Score]
+    of_class: Mapping[str, tuple[Score, ...]]
+
+    def score(self, metric_name: str, values: Floats) -> Score | None:
+        """The only score of that name that gives the recorded values of the replicates; None for none, or several.
+
+        Which class of a matrix a recorded class is, its values tell: per-sample results do not name classes.
+        """
+        named = self.scores.get(metric_name)
+        known = self.of_class.get(metric_name.partition(".")[0], ()) if named is None else (named,)
+        found = [score for score in known if np.abs(score(self.measured) - values).max() <= AGREEMENT]
+        return found[0] if len(found) == 1 else None
 
 
 class RowScores:
@@ -83,8 +94,8 @@ class RowScores:
             return None
         places, values = tuple(recorded), np.array(list(recorded.values()))
         samples = self._samples(tuple(row.trial_ids[place] for place in places), split)
-        score = samples.scores.get(metric_name) if samples else None
-        if samples is None or score is None or np.abs(score(samples.measured) - values).max() > AGREEMENT:
+        score = samples.score(metric_name, values) if samples else None
+        if samples is None or score is None:
             return RowScore(places, Replicated(values))
         return RowScore(places, Replicated(values, score(samples.drawn), samples.units), samples.sample_set)
 
@@ -111,7 +122,8 @@ class RowScores:
             return None
         named = hashlib.sha256("\n".join(parts[0].units).encode()).hexdigest()
         drawn = resample(components)
-        return _Resampled(components.sum(axis=1), drawn, components.shape[1], named, parts[0].scores)
+        first = parts[0]
+        return _Resampled(components.sum(axis=1), drawn, components.shape[1], named, first.scores, first.of_class)
 
 
 def difference(ours: RowScore | None, theirs: RowScore | None) -> Replicated | None:

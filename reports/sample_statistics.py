@@ -38,6 +38,8 @@ class Additive(NamedTuple):
     """Name of each, in the order of the components."""
     scores: Mapping[str, Score]
     """Metric -> its value as a function of sums `(..., C)`."""
+    of_class: Mapping[str, tuple[Score, ...]]
+    """Measure of one class, such as `iou` -> its value per class, in the order of the matrices."""
 
 
 def additive(samples: pd.DataFrame, *, protocol: Mapping[str, Any]) -> Additive | None:
@@ -50,15 +52,15 @@ def additive(samples: pd.DataFrame, *, protocol: Mapping[str, Any]) -> Additive 
     if samples.empty:
         return None
     if CONFUSION in samples:
-        components, scores = _semantic(samples, str(protocol.get("protocol", "default")))
+        components, scores, of_class = _semantic(samples, str(protocol.get("protocol", "default")))
     elif {"intersection", "union"} <= set(samples):
-        components, scores = _referring(samples, str(protocol.get("empty", "zero"))), REFERRING
+        components, scores, of_class = _referring(samples, str(protocol.get("empty", "zero"))), REFERRING, {}
     else:
         return None
     names, place = np.unique(unit_names(samples).to_numpy(str), return_inverse=True)
     summed = np.zeros((len(names), components.shape[1]))
     np.add.at(summed, place, components)
-    return Additive(summed, tuple(names.tolist()), scores)
+    return Additive(summed, tuple(names.tolist()), scores, of_class)
 
 
 def unit_names(samples: pd.DataFrame) -> pd.Series[str]:
@@ -92,25 +94,40 @@ REFERRING: Mapping[str, Score] = {
 }
 
 
-def _semantic(samples: pd.DataFrame, protocol: str) -> tuple[Floats, Mapping[str, Score]]:
+def _semantic(
+    samples: pd.DataFrame, protocol: str
+) -> tuple[Floats, Mapping[str, Score], Mapping[str, tuple[Score, ...]]]:
     flat = np.stack([np.asarray(m, np.float64) for m in samples[CONFUSION]])
     classes = round(flat.shape[1] ** 0.5)
     matrices = flat.reshape(len(flat), classes, classes)
     parts = (np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(2), matrices.sum(1))
 
-    def of_class(name: str) -> Score:
+    def mean_over_classes(name: str) -> Score:
         return lambda sums: _averaged(name, *_thirds(sums), protocol=protocol)
 
-    scores = {metric: of_class(measure) for metric, measure in CLASS_MEANS.items()}
-    return np.concatenate(parts, axis=1), {**scores, **PIXEL_SCORES}
+    def of_class(name: str, place: int) -> Score:
+        return lambda sums: _measured(name, *_thirds(sums))[..., place]
+
+    means = {metric: mean_over_classes(measure) for metric, measure in CLASS_MEANS.items()}
+    single = {name: tuple(of_class(name, place) for place in range(classes)) for name in CLASS_MEANS.values()}
+    return np.concatenate(parts, axis=1), {**means, **PIXEL_SCORES}, single
 
 
 CLASS_MEANS = {"miou": "iou", "mpa": "recall", "mf1": "f1"}
 """Metric -> the measure of one class that it averages."""
 
 
+def _whole(measure: str, hits: Floats, truth: Floats, predicted: Floats) -> Floats:
+    """What a class's pixels that are right are a share of."""
+    return {"iou": truth + predicted - hits, "recall": truth, "f1": (truth + predicted) / 2}[measure]
+
+
+def _measured(measure: str, hits: Floats, truth: Floats, predicted: Floats) -> Floats:
+    return _ratio(hits, _whole(measure, hits, truth, predicted))
+
+
 def _averaged(measure: str, hits: Floats, truth: Floats, predicted: Floats, *, protocol: str) -> Floats:
-    whole = {"iou": truth + predicted - hits, "recall": truth, "f1": (truth + predicted) / 2}[measure]
+    whole = _whole(measure, hits, truth, predicted)
     scores = _ratio(hits, whole)
     classes = scores.shape[-1]
     if protocol == "solc":

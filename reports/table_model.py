@@ -47,10 +47,15 @@ class Flag(StrEnum):
     """The difference to the reference can be told from 0."""
     NOT_SIGNIFICANT = "not significant"
     """It cannot."""
+    STALE = "stale"
+    """Code or data that it rests on has changed since its trials ran."""
 
 
 TEST_MARKS = {Flag.DIFFERS: "*", Flag.NOT_SIGNIFICANT: "n.s."}
 """Marks behind a difference to the reference."""
+
+STALE_MARK = "stale"
+"""Mark of a figure, or of a row of them, that is flagged so; numbered where several things have changed."""
 
 FAULTS = {"out of memory": "OOM", "diverged": "diverged", "timed out": "timed out"}
 """Recorded fault -> what stands in a cell whose replicates all failed so; any other is `failed`."""
@@ -84,7 +89,9 @@ class Cell:
     """Footnote marks."""
     trial_ids: tuple[str, ...] = ()
     run_ids: tuple[str, ...] = ()
-    """MLflow runs: those of the figure, or of the failures where there is none."""
+    """MLflow runs: those of the figure, or of the failures where there is none; of a difference, pairs of them."""
+    values: tuple[float, ...] = ()
+    """Score, or difference, of each replicate that has one, stored unit; as many as runs, or as pairs of them."""
     source: str = ""
     """Source of a published figure."""
     interval: tuple[float, float] | None = None
@@ -92,6 +99,8 @@ class Cell:
     p: float | None = None
     """Of a difference to the reference: two-sided, corrected for the differences of the table."""
     flags: tuple[Flag, ...] = ()
+    stale: str = ""
+    """What has changed since its trials ran; empty where nothing that it rests on is known to have."""
     fault: str = ""
     """How every replicate failed, where all failed alike: one of `FAULTS`."""
     verdict: str = ""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.errors import HarnessError, nearest
 from harness.metrics import metric
-from harness.records import Plan, Row, Table, TrialState
+from harness.records import Plan, Row, Table, Trial, TrialState
 from reports.artifacts import FigureRequest, Sources
 from reports.captions import dagger_mark, join_words, letter_mark, metric_head, split_label, write_caption
 from reports.cells import delta_cell, hoist_count, judged_cell, published_cell, rank_cells, score_cell
@@ -19,6 +19,7 @@ from reports.comparison_notes import alike_notes, delta_notes, mark_footnotes, t
 from reports.comparisons import Judged, judge_table
 from reports.costs import cost_cells, cost_columns, quoted_costs
 from reports.evidence import Evidence, collect_evidence
+from reports.fairness import unfairness, unmet
 from reports.published import WHOLE_ROW, Published, PublishedRow, axis_value
 from reports.row_scores import RowScores
 from reports.table_model import Block, Cell, CellState, Column, Footnote, TableModel, TableRow
@@ -76,6 +77,8 @@ class Request:
     scores: RowScores
     judged: Mapping[tuple[str, str], Judged]
     """(variant, split) -> its difference to the reference."""
+    unfair: Mapping[str, str]
+    """Variant -> what its row was given and most others were not."""
     notes: Notes = field(default_factory=Notes)
 
     def verdicts(self, published: Published) -> Judge:
@@ -155,7 +158,8 @@ def _request(
     scores = RowScores(evidence, FigureRequest(plan, frame, sources) if sources else None)
     delta_metric = plan.deciding_metric(table)
     judged = judge_table(table, reference, scores, metric_name=delta_metric) if reference else {}
-    return Request(plan, table, evidence, reference, delta_metric, published, scores, judged)
+    unfair = unfairness(plan, table)
+    return Request(plan, table, evidence, reference, delta_metric, published, scores, judged, unfair)
 
 
 def _panels(table: Table) -> list[tuple[str, ...]]:
@@ -207,9 +211,9 @@ def _tested(request: Request, column: Sequence[Cell]) -> tuple[Cell, ...]:
 
 def _note_marks(request: Request, row: Row) -> tuple[str, ...]:
     """The marks of what must be known of a row's model, which is said once by `build_table` where it holds for all
-    rows, and of its tuning."""
+    rows, of its tuning, and of what it was given and others were not."""
     notes = {other.note for other in request.table.rows}
-    about = (row.note if len(notes) > 1 else "", row.tuning)
+    about = (row.note if len(notes) > 1 else "", row.tuning, request.unfair.get(row.variant, ""))
     return tuple(request.notes.remark(text) for text in about if text)
 
 
@@ -316,9 +320,17 @@ def _row_marks(request: Request, published: Published, row: PublishedRow) -> lis
     how = [published.protocols[row.under].text] if row.under else []
     how += [row.protocol] if row.protocol else []
     marks += [request.notes.remark(f"Protocol: {' '.join(text.split()).rstrip('.')}.") for text in how]
+    other = unmet(published.conditions_of(row), _beside(request, row))
+    marks += [request.notes.remark(other)] if other else []
     if WHOLE_ROW in row.doubts:
         marks.append(request.notes.doubt(_doubtful(published, row.doubts[WHOLE_ROW])))
     return marks
+
+
+def _beside(request: Request, quoted: PublishedRow) -> list[Trial]:
+    """Our trials that a published row is compared with: of the same method, else of every row."""
+    trials = [request.plan.trial(row.trial_ids[0]) for row in request.table.rows if row.trial_ids]
+    return [trial for trial in trials if quoted.matches(trial)] or trials
 
 
 def _doubtful(published: Published, doubt: str) -> str:

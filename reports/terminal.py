@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.markdown import absent_words
-from reports.table_model import TEST_MARKS, Cell, Emphasis, TableModel, TableRow
+from reports.table_model import STALE_MARK, TEST_MARKS, Cell, Emphasis, TableModel, TableRow
 
 STYLES = {Emphasis.BEST: "bold", Emphasis.NONE: ""}
 
@@ -37,7 +37,8 @@ def _row(row: TableRow) -> list[Text]:
 
 
 def _label(row: TableRow) -> str:
-    return f"{row.label} ({row.count})" if row.count else row.label
+    stale = [mark for mark in row.marks if mark.startswith(STALE_MARK)]
+    return " ".join([row.label, *([f"({row.count})"] if row.count else []), *stale])
 
 
 def _cell(cell: Cell) -> Text:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.artifacts import MlflowArtifacts
-from harness.code_reach import changed_files, reached
+from harness.code_reach import Changes, reached
 from harness.errors import HarnessError
 from harness.explain import Explanation, Request, explain
 from harness.explain_view import explanation_lines
@@ -106,13 +106,17 @@ def test_a_changed_configuration_or_dataset_makes_a_cell_stale(ran_tiny: Path, t
     assert "train.epochs: ran with 2, now 5 (run " in one.stale[2]
 
 
+def changed(recorded: dict[str, str], start: str, code: Path) -> tuple[str, ...]:
+    return Changes(code_files(code), lambda _: None).changed(recorded, start)
+
+
 def test_code_that_is_gone_or_new(code: Path) -> None:
     recorded = dict.fromkeys(code_files(code), "")
-    assert changed_files(recorded, "models/gone.py", code_files(code)) == ("models/gone.py (gone)",)
+    assert changed(recorded, "models/gone.py", code) == ("models/gone.py (gone)",)
     (code / "models" / "layers" / "novel.py").write_text("")
     with (code / "models" / "mafn.py").open("a") as file:
         file.write("\n\ndef later() -> None:\n    from .layers import novel\n")
-    found = changed_files(recorded, "models/mafn.py", code_files(code))
+    found = changed(recorded, "models/mafn.py", code)
     assert "models/layers/novel.py (new)" in found
     assert "models/mafn.py" in found
 

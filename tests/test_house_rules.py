@@ -67,7 +67,7 @@ LAYERS = (
     ("harness.ray_executor",),
     ("harness.study", "harness.search_phase"),
     ("reports",),
-    ("harness.panels", "harness.explain", "harness.explain_view"),
+    ("harness.panels", "harness.origins", "harness.explain", "harness.explain_view"),
     ("harness.verbs",),
     ("harness.cli",),
     ("harness.__main__",),
@@ -98,17 +98,14 @@ HOMES = {
 
 # Importing one of these must not import torch, neither itself nor through another module of ours.
 LIGHT = (
-    *(
-        f"harness.{m}"
-        for m in ("errors", "registry", "records", "seeding", "environment", "metrics", "confusion", "canonical")
-    ),
+    *(f"harness.{m}" for m in ("errors", "registry", "records", "seeding", "environment", "metrics", "confusion")),
     *(f"harness.{m}" for m in ("faults", "claims", "trial_folder", "trial_lookup", "placement", "schedule", "retry")),
     *(f"harness.{m}" for m in ("trial_log", "trial_diff", "garbage", "study_status", "status_view", "doctor")),
     *(f"harness.{m}" for m in ("spool", "tracking", "sync", "tuning", "attempt", "executor", "study")),
     *(f"harness.{m}" for m in ("ray_jobs", "ray_executor")),
     *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report", "spec_search")),
     *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides", "canonical")),
-    *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "explain", "verbs", "cli")),
+    *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "origins", "explain", "verbs", "cli")),
     "reports",
 )
 

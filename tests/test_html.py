@@ -16,7 +16,9 @@ from harness.records import Plan
 from reports.answer import answer
 from reports.build import build_report
 from reports.html import Page, render_page
+from reports.origins import Origin
 from reports.page_parts import Background, Runs
+from reports.stale import mark_stale
 from reports.tables import build_table
 from tests.drawn_study import make_request
 from tests.judged_study import make_judged
@@ -130,13 +132,44 @@ def test_cells_say_what_is_behind_them(found: Read) -> None:
     assert found.shown.count("every replicate failed: failed") == 14
     assert "Row LGCE No figure no replicate has this figure Replicates 0 of 3" in found.shown
     mafn = make_plan().tables[0].rows[-1]
+    frame = make_frame(make_plan())
+    shown = frame[(frame.state == "COMPLETE") & (frame.split == "val") & (frame.metric == "miou")]
+    miou = shown[~shown.run_id.str.endswith("complete0")].set_index("trial_id").value * 100
     for replicate, trial in enumerate(mafn.trial_ids):
-        assert f"replicate {replicate}, trial {trial} : run {trial}complete1" in found.shown
+        assert f"Replicate {replicate}: {miou[trial]:.2f}, trial {trial}" in found.shown
+        assert f"Replicate {replicate}, trial {trial} : complete Run {trial}complete1" in found.shown
     assert "Published in MAFN paper (arXiv:2503.11183)" in found.shown
-    assert f"reference, replicate 0, trial {mafn.trial_ids[0]} : run" in found.shown
+    default = make_plan().tables[1].rows[0].trial_ids[0]
+    less = miou[default] - miou[mafn.trial_ids[0]]
+    assert f"Replicate 0: {less:+.2f}, trial {default} less trial {mafn.trial_ids[0]}" in found.shown
     assert "Trials without it" in found.shown
     assert "Tests differs from the reference; no test samples took part in the interval" in found.shown
     assert found.shown.count("published ") > 14
+
+
+def test_a_trial_is_described_once_with_its_origin_and_what_it_differs_in() -> None:
+    plan = make_plan()
+    ids = plan.tables[1].rows[0].trial_ids
+    cause = f"code of the model: {NASTY}"
+    known = Origin(commit="a" * 40, code_sha="b" * 12, data_fingerprint="f" * 12, log="log-0.txt", stale=(cause,))
+    origins = {
+        t: replace(known, run_id=f"{t}complete1", dirty=dirty, checkpoint=f"trials/{t}/best-4.pt")
+        for t, dirty in zip(ids, (True, False, None), strict=True)
+    }
+    frame = make_frame(plan)
+    tables = [mark_stale(build_table(plan, table, frame), plan, origins) for table in plan.tables]
+    seen = read(render_page(Page(plan, tables, Runs(plan, frame, Background()), origins=origins)))
+    assert len([a for _, a in seen.elements if a.get("id", "").startswith("t-")]) == len(plan.trials)
+    differs = 'Differs from the reference in model.fusion = "sum"; model.noise = false; model.decoder = "arc"'
+    shared = f"Code {'b' * 12} Data {'f' * 12} Log log-0.txt Stale {' '.join(cause.split())}"
+    assert f"components/default: 3 trials, stale {differs} {shared} Replicate 0" in seen.shown
+    own = f"Commit {'a' * 40}, changed since (code.diff) Weights trials/{ids[0]}/best-4.pt"
+    assert f"complete Run {ids[0]}complete1 {own}" in seen.shown
+    assert f"Commit {'a' * 40}, not known whether changed" in seen.shown
+    assert "kernels/[1, 3, 5]: 3 trials Differs from the reference in nothing Replicate 0" in seen.shown
+    assert "comparison/CMPC: 3 trials" in seen.shown
+    assert "failed Run" in seen.shown
+    assert f"Stale changed since its trials ran: {' '.join(cause.split())}" in seen.shown
 
 
 def test_a_server_s_runs_are_linked_and_tracebacks_quoted_once_per_cause() -> None:
@@ -254,6 +287,22 @@ def test_a_browser_sorts_by_numbers_inside_blocks(report: Path, tmp_path: Path) 
     dom = browse(page, click)
     assert labels(dom, "comparison")[:6] == ["LAVT", "RMSIN", AWKWARD, "MAFN", "LGCE", "CMPC"]
     assert dom.count('class="number" aria-sort="ascending"') == dom.count('" aria-sort=') == 1
+
+
+def test_a_link_behind_a_figure_opens_the_trial_it_leads_to(report: Path, tmp_path: Path) -> None:
+    page = Path(shutil.copy(report, tmp_path))
+    trial = make_plan().tables[1].rows[0].trial_ids[0]
+    click = (
+        "const cell = [...document.querySelectorAll('[data-name=components] td')].find((c) => c.dataset.value);"
+        "cell.querySelector('button').click(); const box = cell.querySelector('[popover]');"
+        "const was = box.matches(':popover-open'); box.querySelector('a').click();"
+        "const opened = () => document.querySelectorAll('#trials details[open]').length;"
+        "addEventListener('hashchange', () => document.title = [was, box.matches(':popover-open'), "
+        "location.hash, document.activeElement.id, opened()].join(' '));"
+    )
+    found = re.search(r"<title>([^<]+)", browse(page, click))
+    assert found is not None
+    assert found[1] == f"true false #t-{trial} t-{trial} 1"
 
 
 def test_nothing_is_wider_than_a_phone(report: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from harness.artifacts import MlflowArtifacts
     from harness.records import Plan
     from harness.spec import StudySpec
+    from reports.artifacts import Sources
     from reports.build import FilledTables
 
 app = typer.Typer()
@@ -72,6 +73,9 @@ def report(
     check: Annotated[
         Path | None, typer.Option(help="Write nothing; compare this folder or .tex file of a paper with the store.")
     ] = None,
+    siunitx: Annotated[
+        bool | None, typer.Option(help="Align figures of LaTeX tables by siunitx; default: as the study says.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rebuild the study's tables from what MLflow has recorded, or check that a paper still says the same."""
@@ -83,6 +87,7 @@ def report(
     if check is not None:
         _check_paper(check, _filled(found, store_uri(tracking_uri, folder), spec, folder), as_json=as_json)
         return
+    found = found if siunitx is None else replace(found, siunitx=siunitx)
     target = output or folder / "reports" / found.study
     made = make_report(found, store_uri(tracking_uri, folder), target, spec, storage=folder, console=screen(as_json))
     if as_json:
@@ -101,15 +106,26 @@ class Filled(NamedTuple):
 def _filled(found: Plan, uri: str, spec: Path, storage: Path) -> Filled:
     """The tables of a study as MLflow's record fills them now; nothing is written."""
     from harness.artifacts import MlflowArtifacts
-    from harness.panels import DatasetPanels
     from harness.results import results_frame
-    from reports.artifacts import Sources
     from reports.build import fill_tables
 
     frame, artifacts = results_frame(uri, (t.id for t in found.trials)), MlflowArtifacts(uri)
-    sources = Sources(artifacts, DatasetPanels(found.trials[0], storage))
+    sources = _sources(found, frame, artifacts, storage)
     tables = fill_tables(found, frame, published_dir=spec.parent / "published", sources=sources)
     return Filled(found, tables, frame, artifacts)
+
+
+def _sources(found: Plan, frame: DataFrame, artifacts: MlflowArtifacts, storage: Path) -> Sources:
+    """What figures are made from, and where they come from."""
+    from harness.code_reach import Changes
+    from harness.frozen_code import code_files
+    from harness.origins import origins
+    from harness.panels import DatasetPanels
+    from reports.artifacts import Sources
+
+    changes = Changes(code_files(), lambda run_id: artifacts.document(run_id, "code.json"))
+    known = origins(found, frame, changes, storage)
+    return Sources(artifacts, DatasetPanels(found.trials[0], storage), known)
 
 
 def _check_paper(paper: Path, filled: Filled, *, as_json: bool) -> None:
@@ -207,10 +223,8 @@ def power(
 def make_report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Path, console: Console) -> dict[str, Any]:
     """Build every table and figure from MLflow, record them there, and say where they are, in words and for JSON."""
     from harness.artifacts import MlflowArtifacts
-    from harness.panels import DatasetPanels
     from harness.results import results_frame, run_pages, runs_page, shown
     from harness.tracking import MlflowTracker
-    from reports.artifacts import Sources
     from reports.build import build_report
     from reports.page_parts import Background
     from reports.terminal import render_terminal
@@ -221,14 +235,14 @@ def make_report(found: Plan, uri: str, folder: Path, spec: Path, *, storage: Pat
     files = build_report(
         *(found, frame, folder),
         published_dir=spec.parent / "published",
-        sources=Sources(left, DatasetPanels(found.trials[0], storage)),
+        sources=_sources(found, frame, left, storage),
         background=background,
     )
     for table in files.tables:
         console.print(render_terminal(table))
     say(f"tables     {folder}  (.tex .md .csv)", console)
     say(f"page       {files.html}", console)
-    pdf = files.pdf or "not built: pdflatex is not on PATH (Debian: apt-get install texlive-latex-extra)"
+    pdf = files.pdf or f"not built: {files.no_pdf}"
     say(f"PDF        {pdf}", console)
     if files.figures:
         say(f"figures    {folder / 'figures'}  (.pdf .png .csv .tex)", console)

@@ -51,6 +51,24 @@
   addEventListener("hashchange", follow);
   follow();
 
+  // A trial is described inside folded parts of the page; a link to it opens them, and closes the figure it stands in.
+  const reveal = () => {
+    const target = document.getElementById(location.hash.slice(1));
+    let part = target?.closest("details");
+    if (!part) return;
+    for (; part; part = part.parentElement.closest("details")) part.open = true;
+    target.scrollIntoView();
+    target.focus();
+  };
+  addEventListener("click", (event) => {
+    const link = event.target.closest("[popover] a[href^='#']");
+    if (link === null) return;
+    link.closest("[popover]").hidePopover();
+    if (link.hash === location.hash) reveal();
+  });
+  addEventListener("hashchange", reveal);
+  reveal();
+
   let closed = [];
   addEventListener("beforeprint", () => {
     closed = [...document.querySelectorAll("details:not([open])")];
