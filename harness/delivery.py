@@ -72,6 +72,7 @@ class Delivery:
             "started": self._started,
             "reported": self._reported,
             "finished": self._finished,
+            "stopped": self._stopped,
             "closed": self._closed,
             "report": self._report,
         }
@@ -212,7 +213,7 @@ class Delivery:
                 which = f"replicate {trial.replicate}" if trial.kind != SEARCH else trial.id
                 name, start = f"{trial.variant} / {which}", _milliseconds(record["time"])
                 run = self.client.create_run(experiment, start_time=start, tags=tags, run_name=name)
-            elif run.info.status in ("FAILED", "KILLED"):
+            elif run.info.status in ("FAILED", "KILLED", "SCHEDULED"):
                 self.client.update_run(run.info.run_id, status="RUNNING")
         return str(run.info.run_id)
 
@@ -270,6 +271,10 @@ class Delivery:
         with self._part():
             self.client.set_terminated(run_id, STATUS[result.state], _milliseconds(record["time"]))
         self._update_parent(record, record["variant_id"], record["siblings"])
+
+    def _stopped(self, record: Record) -> None:
+        """Let the run wait; `_started` takes it up again."""
+        self.client.update_run(self._known(record), status="SCHEDULED")
 
     def _log_scores(self, run_id: str, record: Record, *, model_id: str | None) -> None:
         result, stamp = TrialResult.from_json(record["result"]), _milliseconds(record["time"])

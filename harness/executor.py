@@ -47,13 +47,13 @@ class Listener(Protocol):
         """The trial has ended; its files are in `folder`."""
         ...
 
-
-class Observer(Listener, Protocol):
-    """Told by an executor what happens, from the thread that called `Executor.run`."""
-
     def stopped(self, trial: Trial) -> None:
         """The trial was asked to end before its time; it can go on from its last state."""
         ...
+
+
+class Observer(Listener, Protocol):
+    """Told by an executor what happens, from the thread that called `Executor.run`."""
 
     def retried(self, trial: Trial, attempt: Mapping[str, Any]) -> None:
         """The trial failed and is tried again; `attempt` is its line in `attempts.jsonl`."""
@@ -92,6 +92,11 @@ class Relay:
         """The trial has ended."""
         for listener in self._listeners:
             listener.finished(trial, result, folder)
+
+    def stopped(self, trial: Trial) -> None:
+        """The trial can go on some other time."""
+        for listener in self._listeners:
+            listener.stopped(trial)
 
 
 def tell_ended(trial: Trial, result: TrialResult, storage: Path, listener: Listener) -> None:

@@ -28,11 +28,6 @@ class SearchObserver(Relay):
         super().__init__(record, progress, source)
         self._progress, self._source, self._storage = progress, source, storage
 
-    def stopped(self, trial: Trial) -> None:
-        """The trial can go on some other time."""
-        self._source.stopped(trial)
-        self._progress.notice(f"{trial.variant} {trial.id} stopped, it goes on from its last saved state")
-
     def retried(self, trial: Trial, attempt: Mapping[str, Any]) -> None:
         """The trial is tried again."""
         self._progress.notice(f"{trial.variant} {trial.id} is tried again after {attempt['fault']}: {attempt['cause']}")

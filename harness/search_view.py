@@ -53,6 +53,10 @@ class SearchProgress:
         so_far = f"({counts}; best {score_text(search, best)})"
         self._say(f"{result.state.value.lower():9} {trial.variant}  {trial.id}  {tail}  {so_far}")
 
+    def stopped(self, trial: Trial) -> None:
+        """The trial can go on some other time."""
+        self.notice(f"{trial.variant} {trial.id} stopped, it goes on from its last saved state")
+
     def notice(self, text: str) -> None:
         """Something that the user should know."""
         self._say(f"note: {text}")

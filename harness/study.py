@@ -53,10 +53,6 @@ class StudyObserver(Relay):
         super().finished(trial, result, folder)
         self._note(trial, result)
 
-    def stopped(self, trial: Trial) -> None:
-        """The trial can go on some other time."""
-        self._progress.stopped(trial)
-
     def retried(self, trial: Trial, attempt: Mapping[str, Any]) -> None:
         """The trial is tried again."""
         changes = ", ".join(f"{name} = {value}" for name, value in attempt.get("changes", {}).items())

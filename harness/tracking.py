@@ -187,6 +187,10 @@ class MlflowTracker:
         if result.state is not TrialState.COMPLETE:
             (trial_folder(self._storage, trial) / RUN).unlink(missing_ok=True)  # the next attempt has its own run
 
+    def stopped(self, trial: Trial) -> None:
+        """Record that the trial waits, with what it has reported; its run stays open."""
+        self._add(self._about("stopped", trial, time.time()))
+
     def flush(self, patience_s: float = PATIENCE_S) -> int:
         """Wait until the store has everything, or has taken nothing for so long; how many records are left."""
         return 0 if self._courier is None else self._courier.flush(patience_s)

@@ -68,6 +68,9 @@ class Record:
     def finished(self, trial: Trial, result: TrialResult, _folder: Path) -> None:
         self.events.append((result.state.value, trial.id))
 
+    def stopped(self, trial: Trial) -> None:
+        self.events.append(("stopped", trial.id))
+
 
 @dataclass
 class Formula:

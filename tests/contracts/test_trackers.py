@@ -137,6 +137,21 @@ def test_an_epoch_told_again_is_logged_once(tmp_path: Path, plan: Plan) -> None:
     assert [(m.step, m.timestamp) for m in history] == [(n, 1_700_000_000_000 + 1000 * n) for n in (1, 2, 3)]
 
 
+def test_a_stopped_trial_waits_in_the_run_that_it_goes_on_with(tmp_path: Path, plan: Plan) -> None:
+    trial, found = plan.trials[0], []
+    for again in range(2):
+        tracker = opened(tmp_path, plan)
+        tracker.started(trial)
+        tracker.reported(trial, epoch(1 + again))
+        settle(tracker)
+        found.append(runs(tmp_path, kind="trial"))
+        tracker.stopped(trial)
+        tracker.close()
+        found.append(runs(tmp_path, kind="trial"))
+    assert [run.info.status for (run,) in found] == ["RUNNING", "SCHEDULED"] * 2
+    assert len({run.info.run_id for (run,) in found}) == 1
+
+
 def test_an_epoch_trained_again_is_logged_once(tmp_path: Path, plan: Plan) -> None:
     """A trial that goes on from its checkpoint repeats the epochs after it, at other times."""
     trial = plan.trials[0]
