@@ -54,12 +54,12 @@ class MlflowArtifacts:
 
     def _samples(self, run_id: str, split: str) -> pd.DataFrame | None:
         """One row per sample of a split; None where the run left none."""
-        path = self._fetch(run_id, f"samples_{split}.parquet")
+        path = self.fetch(run_id, f"samples_{split}.parquet")
         return None if path is None else pd.read_parquet(path)
 
     def masks(self, run_id: str, split: str, keys: Collection[str]) -> dict[str, NDArray[np.bool_]]:
         """Predicted masks `(H, W)` of some samples; those that the run did not leave are left out."""
-        path = self._fetch(run_id, f"predictions_{split}.parquet")
+        path = self.fetch(run_id, f"predictions_{split}.parquet")
         if path is None:
             return {}
         table = pd.read_parquet(path, filters=[("key", "in", list(keys))])
@@ -68,7 +68,7 @@ class MlflowArtifacts:
 
     def feature_maps(self, run_id: str) -> dict[str, NDArray[Any]]:
         """Arrays of `feature_maps.npz`: `keys (B,)` and a map `(B, H, W)` per point; empty where the run left none."""
-        path = self._fetch(run_id, "feature_maps.npz")
+        path = self.fetch(run_id, "feature_maps.npz")
         if path is None:
             return {}
         with np.load(path, allow_pickle=False) as file:
@@ -82,7 +82,7 @@ class MlflowArtifacts:
 
     def traceback(self, run_id: str) -> str:
         """What Python printed when the run failed; empty where it left nothing."""
-        path = self._fetch(run_id, TRACEBACK)
+        path = self.fetch(run_id, TRACEBACK)
         return "" if path is None else path.read_text(encoding="utf-8", errors="replace")
 
     def versions(self, run_id: str) -> dict[str, str]:
@@ -99,7 +99,7 @@ class MlflowArtifacts:
 
     def document(self, run_id: str, name: str) -> dict[str, Any] | None:
         """A JSON artifact, for example `code.json`; None where the run left none."""
-        path = self._fetch(run_id, name)
+        path = self.fetch(run_id, name)
         return None if path is None else dict(json.loads(path.read_text(encoding="utf-8")))
 
     def last_of(self, study: str, trial: Trial) -> tuple[str, Trial] | None:
@@ -115,16 +115,18 @@ class MlflowArtifacts:
                 return str(run.info.run_id), Trial.from_json(kept)
         return None
 
-    def _fetch(self, run_id: str, name: str) -> Path | None:
+    def fetch(self, run_id: str, name: str) -> Path | None:
+        """A file that the run left, until this object is gone; None where the run left none of that name."""
         target = Path(self._folder.name, run_id)
         if not (target / name).exists():
             with store_errors(self._uri), default_environment(QUIET):
-                if name not in self._names(run_id):
+                if name not in self.names(run_id):
                     return None
                 target.mkdir(exist_ok=True)
                 self._client.download_artifacts(run_id, name, str(target))
         return target / name
 
     @functools.cache  # noqa: B019 -- lives as long as one report
-    def _names(self, run_id: str) -> frozenset[str]:
+    def names(self, run_id: str) -> frozenset[str]:
+        """Names of the files and folders that the run left, as MLflow lists them at the top."""
         return frozenset(file.path for file in self._client.list_artifacts(run_id))

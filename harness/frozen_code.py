@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,7 @@ def freeze_code(storage: Path, root: Path | None = None) -> FrozenCode:
     """
     files = code_files(root)
     _check_size(files)
-    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-    sha = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
+    hashes, sha = code_hashes(files)
     folder = storage / "code" / sha
     if not folder.is_dir():
         draft = folder.with_name(f"{sha}.tmp")
@@ -75,6 +75,12 @@ def freeze_code(storage: Path, root: Path | None = None) -> FrozenCode:
         except OSError:  # another driver was faster with the same code
             shutil.rmtree(draft, ignore_errors=True)
     return FrozenCode(folder, sha, hashes)
+
+
+def code_hashes(files: Mapping[str, Path]) -> tuple[dict[str, str], str]:
+    """Path -> SHA-256 of the file, and 12 hex digits that stand for all of them."""
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    return hashes, hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _check_size(files: dict[str, Path]) -> None:

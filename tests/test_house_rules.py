@@ -67,7 +67,10 @@ LAYERS = (
     ("harness.ray_executor",),
     ("harness.study", "harness.search_phase"),
     ("reports",),
-    ("harness.panels", "harness.explain", "harness.explain_view"),
+    (
+        *("harness.panels", "harness.explain", "harness.explain_view"),
+        *("harness.private_paths", "harness.packed", "harness.rebuild", "harness.pack", "harness.retrain"),
+    ),
     ("harness.verbs",),
     ("harness.cli",),
     ("harness.__main__",),
@@ -98,6 +101,7 @@ LIGHT = (
     *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report", "spec_search")),
     *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides")),
     *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "explain", "verbs", "cli")),
+    *(f"harness.{m}" for m in ("pack", "packed", "private_paths", "rebuild")),
     "reports",
 )
 
