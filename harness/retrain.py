@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from harness.data.base import SyntheticConfig
 from harness.data.synthetic import open_dataset, synthetic_fingerprint
@@ -208,6 +209,7 @@ def retrain(
     if (storage / "trials" / trial.id).exists():
         raise HarnessError(f"{storage} must be fresh, and trial {trial.id} is in it; remove it or give another --out")
     folder = trial_folder(storage, trial)
+    torch.set_num_threads(cell.environment.get("cpu_threads", torch.get_num_threads()))  # sums depend on it
     with Session.opened(storage, "retrain") as session, session.stop.listening():
         executor.run(FixedSource([trial]), session, _Teller(say))
     result = read_result(folder)

@@ -59,7 +59,7 @@ LAYERS = (
     (
         *("harness.executor", "harness.search_store", "harness.search", "harness.progress"),
         *("harness.tracking", "harness.courier", "harness.delivery", "harness.sync"),
-        *("harness.run_note", "harness.run_objects"),
+        *("harness.run_note", "harness.run_objects", "harness.run_views"),
     ),
     ("harness.study_status", "harness.status_view", "harness.doctor"),
     ("harness.ray_worker", "harness.ray_check"),
