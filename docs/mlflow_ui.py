@@ -38,7 +38,7 @@ def browse(address: str, *what: str) -> subprocess.CompletedProcess[str]:
         sys.exit("error: Chromium must be on PATH (Debian: apt-get install chromium)")
     with TemporaryDirectory() as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
-        options += ["--disable-background-networking", "--disable-component-update", "--virtual-time-budget=30000"]
+        options += ["--disable-background-networking", "--disable-component-update", "--virtual-time-budget=90000"]
         command = [program, *options, f"--window-size={WIDTH},{HEIGHT}", *what, address]
         return subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
 
