@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from harness.data.coco_mask import decode_rle
 from harness.records import Trial
 from harness.results import connect, default_environment, find_runs, run_page, store_errors
+from harness.results_sql import artifact_places, is_database
 
 QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 TRACEBACK = "traceback.txt"
@@ -37,7 +40,7 @@ class RunRecord:
 
 
 class MlflowArtifacts:
-    """Reads the artifacts of runs; each file is fetched once, into a temporary folder.
+    """Reads the artifacts of runs; a file that is not on this machine is fetched once, into a temporary folder.
 
     Args:
         uri: Tracking server or store.
@@ -54,12 +57,12 @@ class MlflowArtifacts:
 
     def _samples(self, run_id: str, split: str) -> pd.DataFrame | None:
         """One row per sample of a split; None where the run left none."""
-        path = self._fetch(run_id, f"samples_{split}.parquet")
+        path = self.fetch(run_id, f"samples_{split}.parquet")
         return None if path is None else pd.read_parquet(path)
 
     def masks(self, run_id: str, split: str, keys: Collection[str]) -> dict[str, NDArray[np.bool_]]:
         """Predicted masks `(H, W)` of some samples; those that the run did not leave are left out."""
-        path = self._fetch(run_id, f"predictions_{split}.parquet")
+        path = self.fetch(run_id, f"predictions_{split}.parquet")
         if path is None:
             return {}
         table = pd.read_parquet(path, filters=[("key", "in", list(keys))])
@@ -68,7 +71,7 @@ class MlflowArtifacts:
 
     def feature_maps(self, run_id: str) -> dict[str, NDArray[Any]]:
         """Arrays of `feature_maps.npz`: `keys (B,)` and a map `(B, H, W)` per point; empty where the run left none."""
-        path = self._fetch(run_id, "feature_maps.npz")
+        path = self.fetch(run_id, "feature_maps.npz")
         if path is None:
             return {}
         with np.load(path, allow_pickle=False) as file:
@@ -82,7 +85,7 @@ class MlflowArtifacts:
 
     def traceback(self, run_id: str) -> str:
         """What Python printed when the run failed; empty where it left nothing."""
-        path = self._fetch(run_id, TRACEBACK)
+        path = self.fetch(run_id, TRACEBACK)
         return "" if path is None else path.read_text(encoding="utf-8", errors="replace")
 
     def versions(self, run_id: str) -> dict[str, str]:
@@ -99,7 +102,7 @@ class MlflowArtifacts:
 
     def document(self, run_id: str, name: str) -> dict[str, Any] | None:
         """A JSON artifact, for example `code.json`; None where the run left none."""
-        path = self._fetch(run_id, name)
+        path = self.fetch(run_id, name)
         return None if path is None else dict(json.loads(path.read_text(encoding="utf-8")))
 
     def last_of(self, study: str, trial: Trial) -> tuple[str, Trial] | None:
@@ -115,16 +118,33 @@ class MlflowArtifacts:
                 return str(run.info.run_id), Trial.from_json(kept)
         return None
 
-    def _fetch(self, run_id: str, name: str) -> Path | None:
+    def fetch(self, run_id: str, name: str) -> Path | None:
+        """A file that the run left, until this object is gone; None where the run left none of that name."""
+        here = self._places.get(run_id)
+        if here is not None:
+            return here / name if (here / name).exists() else None
         target = Path(self._folder.name, run_id)
         if not (target / name).exists():
             with store_errors(self._uri), default_environment(QUIET):
-                if name not in self._names(run_id):
+                if name not in self.names(run_id):
                     return None
                 target.mkdir(exist_ok=True)
                 self._client.download_artifacts(run_id, name, str(target))
         return target / name
 
     @functools.cache  # noqa: B019 -- lives as long as one report
-    def _names(self, run_id: str) -> frozenset[str]:
+    def names(self, run_id: str) -> frozenset[str]:
+        """Names of the files and folders that the run left, as MLflow lists them at the top."""
+        here = self._places.get(run_id)
+        if here is not None:
+            return frozenset(path.name for path in here.iterdir()) if here.is_dir() else frozenset()
         return frozenset(file.path for file in self._client.list_artifacts(run_id))
+
+    @functools.cached_property
+    def _places(self) -> dict[str, Path]:
+        """Folders of runs that are on this machine: MLflow takes 5 ms a run to say where its files are, and copies."""
+        if not is_database(self._uri):
+            return {}
+        with store_errors(self._uri):
+            found = artifact_places(self._uri)
+        return {run: Path(url2pathname(urlsplit(p).path)) for run, p in found.items() if p.startswith("file://")}

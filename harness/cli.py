@@ -9,11 +9,11 @@ from typing import NoReturn
 import typer
 
 from harness.errors import HarnessError
-from harness.verbs import catalogue, data, operations, paper, study, upkeep
+from harness.verbs import archive, catalogue, data, operations, paper, study, upkeep
 from harness.verbs.options import print_json, warn
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for group in (study, paper, operations, upkeep, catalogue):
+for group in (study, paper, archive, operations, upkeep, catalogue):
     app.add_typer(group.app)
 app.add_typer(data.app, name="data")
 

@@ -260,6 +260,7 @@ class Delivery:
         with self._part():
             tags = {f"harness.note.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in result.notes.items()}
             tags |= {"harness.checkpoint": result.checkpoint or "", "harness.error": record["cause"]}
+            tags |= {"harness.best_epoch": str(result.best_epoch or "")}
             tags |= {"harness.fault": str(result.fault or ""), "mlflow.note.content": note_of(trial, result)}
             self._log(run_id, tags={k: v for k, v in tags.items() if v})
         with self._part():
@@ -278,10 +279,11 @@ class Delivery:
 
     def _log_scores(self, run_id: str, record: Record, *, model_id: str | None) -> None:
         result, stamp = TrialResult.from_json(record["result"]), _milliseconds(record["time"])
-        step, about = result.best_epoch or 0, dataset_of(Trial.from_json(record["trial"]))
+        about = dataset_of(Trial.from_json(record["trial"]))
         of = {"model_id": model_id, "dataset_name": about.name, "dataset_digest": about.digest} if model_id else {}
-        metrics = [Metric(f"{s.split}/{s.metric}", s.value, stamp, step, **of) for s in result.scores]
-        metrics += [Metric(f"cost/{name}", value, stamp, step) for name, value in result.cost.items()]
+        # of step 0: the UI compares runs in bars only where a metric has no other
+        metrics = [Metric(f"{s.split}/{s.metric}", s.value, stamp, 0, **of) for s in result.scores]
+        metrics += [Metric(f"cost/{name}", value, stamp, 0) for name, value in result.cost.items()]
         self._log(run_id, metrics=metrics)
 
     def _log_files(self, run_id: str, result: TrialResult, folder: Path) -> None:

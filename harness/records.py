@@ -297,10 +297,11 @@ class Plan:
 
     def trial(self, trial_id: str) -> Trial:
         """The trial of that id; KeyError if the plan has none."""
-        for trial in self.trials:
-            if trial.id == trial_id:
-                return trial
-        raise KeyError(trial_id)
+        return self._by_id[trial_id]
+
+    @cached_property
+    def _by_id(self) -> dict[str, Trial]:
+        return {trial.id: trial for trial in self.trials}
 
     def reference(self, table: Table | None = None) -> Row | None:
         """The row of the full method, under the label that a table gives it if that table has it."""

@@ -68,6 +68,9 @@ FEW = 30
 STATES = {"FINISHED": "COMPLETE", "FAILED": "FAILED", "KILLED": "PRUNED", "RUNNING": "RUNNING", "SCHEDULED": "WAITING"}
 """MLflow's status -> ours."""
 
+VARIANTS_VIEW = "variants"
+"""The view of a study's runs in the MLflow UI (`harness.run_views`) that its address opens."""
+
 PAGE = 1000
 """Entries asked for at once."""
 
@@ -153,10 +156,12 @@ def connect(uri: str) -> MlflowClient:
 def runs_page(uri: str, study: str) -> str:
     """Address of a study's runs in the MLflow UI; for a store without a server, the address `mlflow ui` serves.
 
-    Without `workflowType` the UI opens an experiment on its pages for language-model traces.
+    Without `workflowType` the UI opens an experiment on its pages for language-model traces, and without the view on
+    columns that hold no score.
     """
     found = connect(uri).get_experiment_by_name(study)
-    place = f"/experiments/{found.experiment_id}/runs?workflowType=machine_learning" if found else "/experiments"
+    options = f"workflowType=machine_learning&viewStateShareKey={VARIANTS_VIEW}"
+    place = f"/experiments/{found.experiment_id}/runs?{options}" if found else "/experiments"
     return f"{_server(uri)}/#{place}"
 
 

@@ -32,7 +32,7 @@ CONNECT_S = 10
 _EXPERIMENTS = sa.table("experiments", sa.column("experiment_id"), sa.column("lifecycle_stage"))
 _RUNS = sa.table(
     "runs",
-    *(sa.column(c) for c in ("run_uuid", "status", "start_time", "lifecycle_stage", "experiment_id")),
+    *(sa.column(c) for c in ("run_uuid", "status", "start_time", "lifecycle_stage", "experiment_id", "artifact_uri")),
 )
 _TAGS = sa.table("tags", sa.column("run_uuid"), sa.column("key"), sa.column("value"))
 _LATEST = sa.table(
@@ -116,6 +116,14 @@ def trial_runs(uri: str, trial_ids: set[str], tags: Mapping[str, str]) -> pd.Dat
     wide.columns = list(tags)
     frame = found.merge(wide, left_on="run_id", right_index=True, how="left")
     return frame[frame["trial_id"].isin(trial_ids)]
+
+
+def artifact_places(uri: str) -> dict[str, str]:
+    """Run -> URI of the folder of its artifacts, of all runs that are not deleted."""
+    with _reading(uri) as connection:
+        wanted: Query = sa.select(_RUNS.c.run_uuid, _RUNS.c.artifact_uri).select_from(_RUNS)
+        found = _frame(connection, _living(wanted), ["run_id", "place"])
+    return dict(found.dropna().itertuples(index=False, name=None))
 
 
 def scores_of(uri: str, trial_ids: set[str]) -> pd.DataFrame:

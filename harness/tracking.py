@@ -24,6 +24,7 @@ from harness.errors import TrackingError
 from harness.faults import cause
 from harness.records import Plan, Trial, TrialResult, TrialState
 from harness.results import complete_trials, shown, store_errors
+from harness.run_views import view_tags
 from harness.spool import Spool
 from harness.sync import deliver_leftovers
 from harness.trial_folder import EpochScores, read_result, trial_folder, write_json
@@ -237,7 +238,7 @@ class MlflowTracker:
 
 
 def _head(event: str, plan: Plan) -> dict[str, Any]:
-    tags = {"harness.spec_sha": plan.spec_sha, "mlflow.note.content": plan.question}
+    tags = {"harness.spec_sha": plan.spec_sha, "mlflow.note.content": plan.question, **view_tags(plan)}
     return {"event": event, "time": time.time(), "study": plan.study, "experiment_tags": tags}
 
 

@@ -12,7 +12,7 @@ the latter, those of rows x replicates without interaction. `docs/statistics.md`
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.records import Row, Table
-from reports.intervals import MIN_REPLICATES, Pooled, Replicated
+from reports.intervals import MIN_REPLICATES, Floats, Pooled, Replicated
 from reports.row_scores import RowScore, RowScores, difference
-from reports.significance import ALPHA, Comparison, compare, holm, p_value
+from reports.significance import ALPHA, Comparison, compare, holm, p_value, p_values
 
 
 class Standing(NamedTuple):
@@ -55,15 +55,40 @@ def pool(scores: Sequence[RowScore | None]) -> Pooled | None:
     """
     known = [s for s in scores if s is not None and len(s.replicates) >= MIN_REPLICATES]
     ranked = [RowScore(s.replicates, Replicated(s.found.values)) for s in known]
-    found = [difference(a, b) for a, b in itertools.combinations(ranked, 2)]
-    values = [d.values for d in found if d is not None and len(d.values) >= MIN_REPLICATES]
-    if not values:
-        return None
-    weights = [len(v) - 1 for v in values]
-    variance = float(np.average([v.var(ddof=1) for v in values], weights=weights))
+    if len({s.replicates for s in ranked}) == 1 and len(ranked) > 1:
+        variance = float(np.average(_pair_differences(ranked).var(axis=1, ddof=1)))
+    else:
+        found = [difference(a, b) for a, b in itertools.combinations(ranked, 2)]
+        values = [d.values for d in found if d is not None and len(d.values) >= MIN_REPLICATES]
+        if not values:
+            return None
+        weights = [len(v) - 1 for v in values]
+        variance = float(np.average([v.var(ddof=1) for v in values], weights=weights))
     replicates = {place for s in ranked for place in s.replicates}
     df = sum(len(s.replicates) for s in ranked) - len(ranked) - len(replicates) + 1
     return Pooled(variance, max(1.0, df))
+
+
+def _pair_differences(scores: Sequence[RowScore]) -> Floats:
+    """Differences of every two rows `(P, N)`, in the order of `combinations`; all hold the same replicates."""
+    values = np.stack([s.found.values for s in scores])
+    first, second = np.triu_indices(len(values), k=1)
+    found: Floats = values[first] - values[second]
+    return found
+
+
+def _p_values(ranked: Mapping[int, RowScore], pooled: Pooled | None) -> dict[tuple[int, int], float]:
+    """Pair -> p, of the pairs that share two replicates."""
+    pairs, scores = list(itertools.combinations(ranked, 2)), list(ranked.values())
+    if len({s.replicates for s in scores}) == 1 and len(scores) > 1 and all(s.found.draws is None for s in scores):
+        return dict(zip(pairs, p_values(_pair_differences(scores), pooled), strict=True))
+    tested = {}
+    for i, j in pairs:
+        between = difference(ranked[i], ranked[j])
+        p = p_value(between, pooled) if between is not None else None
+        if p is not None:
+            tested[i, j] = p
+    return tested
 
 
 def standing(scores: Sequence[RowScore | None], *, higher_is_better: bool) -> Standing:
@@ -73,12 +98,7 @@ def standing(scores: Sequence[RowScore | None], *, higher_is_better: bool) -> St
     """
     ranked = {i: s for i, s in enumerate(scores) if s is not None and len(s.replicates) >= MIN_REPLICATES}
     pooled = pool(scores)
-    tested = {}
-    for i, j in itertools.combinations(ranked, 2):
-        between = difference(ranked[i], ranked[j])
-        p = p_value(between, pooled) if between is not None else None
-        if p is not None:
-            tested[i, j] = p
+    tested = _p_values(ranked, pooled)
     if not tested:
         return Standing(frozenset(), alike=False)
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))

@@ -34,14 +34,16 @@ def computed_notes(request: FigureRequest) -> list[str]:
     """One note per run and split whose P@X is not a whole number of the samples that its per-sample table counts."""
     names = [m.name for m in METRICS.values() if m.threshold is not None]
     shares = request.frame[request.frame["metric"].isin(names)]
+    by_run: dict[str, dict[str, list[tuple[str, float]]]] = {}
+    for run_id, split, name, value in shares[["run_id", "split", "metric", "value"]].itertuples(index=False):
+        by_run.setdefault(str(run_id), {}).setdefault(str(split), []).append((str(name), float(value)))
     notes: list[str] = []
     for row in (row for table in distinct_tables(request.plan) for row in table.rows):
-        for run in request.runs(row):
-            for split, scores in shares[shares["run_id"] == run.run_id].groupby("split"):
-                table = counted_samples(request, run, str(split))
+        for run in (run for run in request.runs(row) if run.run_id in by_run):
+            for split, named in sorted(by_run[run.run_id].items()):
+                table = counted_samples(request, run, split)
                 if table is None:
                     continue
-                named = zip(scores["metric"].astype(str), scores["value"].astype(float), strict=True)
                 wrong = [f"{name} {100 * value:.4f}" for name, value in named if not _is_whole(value * len(table))]
                 if wrong:
                     notes.append(f"run {run.run_id}, {split}: {', '.join(wrong)} must be k/{len(table)} and are not")

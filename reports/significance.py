@@ -20,6 +20,7 @@ from reports.intervals import (
     MIN_REPLICATES,
     RESOLUTION,
     SEED,
+    Floats,
     Interval,
     Pooled,
     Precision,
@@ -112,6 +113,20 @@ def p_value(difference: Replicated, pooled: Pooled | None = None) -> float | Non
     if known.se == 0.0:
         return sign_flip_test(difference.values).p
     return float(2 * special.stdtr(known.df, -abs(difference.mean) / known.se))
+
+
+def p_values(differences: Floats, pooled: Pooled | None = None) -> list[float]:
+    """`p_value` of many differences `(P, N)` at once, from replicates alone, of which there are at least two."""
+    n = differences.shape[1]
+    own = differences.var(axis=1, ddof=1)
+    between = (np.maximum(own, pooled.variance) if pooled else own) / n
+    df = max(n - 1.0, pooled.df) if pooled else n - 1.0
+    flat = between <= RESOLUTION**2
+    se = np.sqrt(np.where(flat, 1.0, between))
+    found = 2 * special.stdtr(df, -np.abs(differences.mean(axis=1)) / se)
+    for i in np.flatnonzero(flat):
+        found[i] = sign_flip_test(differences[i]).p
+    return [float(p) for p in found]
 
 
 def compare(difference: Replicated, pooled: Pooled | None = None) -> Comparison:

@@ -59,7 +59,7 @@ LAYERS = (
     (
         *("harness.attempt", "harness.executor", "harness.search_store", "harness.search", "harness.progress"),
         *("harness.tracking", "harness.courier", "harness.delivery", "harness.sync"),
-        *("harness.run_note", "harness.run_objects"),
+        *("harness.run_note", "harness.run_objects", "harness.run_views"),
     ),
     ("harness.study_status", "harness.status_view", "harness.doctor"),
     ("harness.local_executor", "harness.ray_worker", "harness.ray_check"),
@@ -67,7 +67,10 @@ LAYERS = (
     ("harness.ray_executor",),
     ("harness.study", "harness.search_phase"),
     ("reports",),
-    ("harness.panels", "harness.origins", "harness.explain", "harness.explain_view"),
+    (
+        *("harness.panels", "harness.origins", "harness.explain", "harness.explain_view"),
+        *("harness.private_paths", "harness.packed", "harness.rebuild", "harness.pack", "harness.retrain"),
+    ),
     ("harness.verbs",),
     ("harness.cli",),
     ("harness.__main__",),
@@ -106,6 +109,7 @@ LIGHT = (
     *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report", "spec_search")),
     *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides", "canonical")),
     *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "origins", "explain", "verbs", "cli")),
+    *(f"harness.{m}" for m in ("pack", "packed", "private_paths", "rebuild")),
     "reports",
 )
 

@@ -107,7 +107,7 @@ def test_address_of_the_runs(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client = connect(uri)
     assert runs_page(uri, "one") == "http://127.0.0.1:5000/#/experiments"
     number = client.create_experiment("one")
-    page = f"/#/experiments/{number}/runs?workflowType=machine_learning"
+    page = f"/#/experiments/{number}/runs?workflowType=machine_learning&viewStateShareKey=variants"
     assert runs_page(uri, "one") == f"http://127.0.0.1:5000{page}"
     monkeypatch.setattr(harness.results, "connect", lambda _: client)
     assert runs_page("https://mlflow.example.org/", "one") == f"https://mlflow.example.org{page}"

@@ -14,9 +14,9 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from reports.effect_size import hedges_dz, rank_biserial
-from reports.intervals import Replicated, replicated
+from reports.intervals import Pooled, Replicated, replicated
 from reports.power import MAX_REPLICATES, power_of, replicates_needed, smallest_resolvable
-from reports.significance import FLIPS, compare, holm, sign_flip_test
+from reports.significance import FLIPS, compare, holm, p_value, p_values, sign_flip_test
 from tests.test_intervals import crossed, mean_of, with_count
 
 DIFFERENCES = st.lists(st.integers(-50, 50).map(lambda i: i / 100), min_size=1, max_size=8)
@@ -172,3 +172,12 @@ def test_power_with_a_test_set_of_finite_size_is_that_of_simulated_studies() -> 
         df = 9 * ((between + 0.01) / between) ** 2
         found += 2 * stats.t.sf(abs(values.mean()) / math.sqrt(between + 0.01), df) < 0.05
     assert power_of(0.9, std=1.0, replicates=10, sample_se=0.1) == pytest.approx(found / 1500, abs=0.035)
+
+
+def test_many_differences_at_once_are_those_one_by_one() -> None:
+    differences = np.random.default_rng(0).normal(0.1, 0.2, (40, 3))
+    differences[3] = 0.0
+    differences[4] = 0.25
+    for pooled in (None, Pooled(0.03, 12.0)):
+        found = p_values(differences, pooled)
+        assert found == pytest.approx([p_value(Replicated(d), pooled) for d in differences], rel=1e-12)

@@ -50,7 +50,7 @@ def recorded_storage(spec: Path, storage: Path | None, tracking_uri: str | None)
     return folder
 
 
-def _settled(study: StudySpec, spec: Path, folder: Path, optuna: str | None) -> Plan:
+def settled(study: StudySpec, spec: Path, folder: Path, optuna: str | None) -> Plan:
     """The plan without rows that are still to be tuned.
 
     Raises:
@@ -83,7 +83,7 @@ def report(
 
     study = load_study(spec, overrides or ())
     folder = recorded_storage(spec, storage, tracking_uri)
-    found = _settled(study, spec, folder, optuna_storage)
+    found = settled(study, spec, folder, optuna_storage)
     if check is not None:
         _check_paper(check, _filled(found, store_uri(tracking_uri, folder), spec, folder), as_json=as_json)
         return
@@ -177,7 +177,7 @@ def explain(
 
     study = load_study(spec, overrides or ())
     folder = recorded_storage(spec, storage, tracking_uri)
-    plan = _settled(study, spec, folder, optuna_storage)
+    plan = settled(study, spec, folder, optuna_storage)
     filled = _filled(replace(plan, breakdowns=()), store_uri(tracking_uri, folder), spec, folder)
     request = Request(plan, filled.tables.tables, filled.frame, filled.artifacts, folder, code_files())
     found = explained(request, figure, split=split)
@@ -206,7 +206,7 @@ def power(
 
     study = load_study(spec, overrides or ())
     folder = recorded_storage(spec, storage, tracking_uri)
-    found = _settled(study, spec, folder, optuna_storage)
+    found = settled(study, spec, folder, optuna_storage)
     uri, console = store_uri(tracking_uri, folder), screen(as_json)
     sources = Sources(MlflowArtifacts(uri), DatasetPanels(found.trials[0], folder))
     frame = results_frame(uri, (t.id for t in found.trials))

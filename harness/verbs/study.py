@@ -129,7 +129,7 @@ def run(
     if not found.trials and not found.searches:
         reasons = "; ".join(f"{skipped.variant}: {skipped.reason}" for skipped in found.skipped)
         raise HarnessError(f"a study must have a trial to run, {spec} has none; skipped: {reasons}")
-    start = _executor(executor, address, wait_for_nodes)
+    start = executor_named(executor, address, wait_for_nodes)
     folder = storage_folder(storage)
     if study.task == "semantic":
         from harness.semantic_task import require_trials_fit
@@ -232,8 +232,12 @@ def _list_unfinished(ended: Outcome, num_trials: int) -> None:
         warn(f"{left}; the same command goes on, with those that had started from their last saved state")
 
 
-def _executor(name: str, address: str | None, wait_for_nodes: float) -> Callable[[Path], Executor]:
-    """What makes the executor, given the folder of the frozen code."""
+def executor_named(name: str, address: str | None, wait_for_nodes: float = 0.0) -> Callable[[Path], Executor]:
+    """What makes the executor, given the folder of the frozen code.
+
+    Raises:
+        HarnessError: There is none of that name.
+    """
     if name == "local":
         from harness.local_executor import LocalExecutor
 
