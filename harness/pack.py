@@ -217,7 +217,8 @@ def _pack_records(folder: Path, plan: Plan, source: Source, found: Mapping[str, 
     """Write the plan, the results frame, and what each counted run left."""
     write_json(folder / PLAN, plan_to_json(plan))
     frame = source.frame[source.frame["trial_id"].isin([trial.id for trial in plan.trials])]
-    frame = frame.assign(note=frame["note"].map(private.text))
+    texts = ("note", "checkpoint")
+    frame = frame.assign(**{name: frame[name].map(private.text, na_action="ignore") for name in texts})
     frame.to_parquet(folder / FRAME, index=False)
     curves = ("train/loss", f"val/{plan.primary_metric}")
     for evidence in found.values():

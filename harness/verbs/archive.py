@@ -25,10 +25,9 @@ from harness.verbs.options import (
     print_json,
     say,
     screen,
-    store_uri,
     warn,
 )
-from harness.verbs.paper import recorded_storage, settled
+from harness.verbs.recorded import recorded
 from harness.verbs.study import executor_named
 
 if TYPE_CHECKING:
@@ -52,18 +51,12 @@ def pack(
     as_json: AsJson = False,
 ) -> None:
     """Put tables and all that they rest on into one file: study, pins, plan, results, per-sample results, code."""
-    from harness.artifacts import MlflowArtifacts
     from harness.pack import SUFFIX, Source
     from harness.pack import pack as packed
-    from harness.results import results_frame
-    from harness.spec import load_study
 
-    study = load_study(spec, overrides or ())
-    folder = recorded_storage(spec, storage, tracking_uri)
-    plan, uri = settled(study, spec, folder, optuna_storage), store_uri(tracking_uri, folder)
-    frame = results_frame(uri, (trial.id for trial in plan.trials))
-    source = Source(plan, spec, tuple(overrides or ()), folder, frame, MlflowArtifacts(uri))
-    target = output or Path("-".join(part for part in (plan.study, table) if part) + SUFFIX)
+    found = recorded(spec, overrides, storage=storage, tracking_uri=tracking_uri, optuna=optuna_storage)
+    source = Source(found.plan, spec, tuple(overrides or ()), found.storage, found.frame, found.artifacts)
+    target = output or Path("-".join(part for part in (found.plan.study, table) if part) + SUFFIX)
     made = packed(source, table, target)
     console = screen(as_json)
     say(f"{made.path}  {made.size_mib:.1f} MiB, {made.runs} runs, tables {', '.join(made.tables)}", console)
@@ -104,9 +97,8 @@ def rebuild(
         from harness.retrain import retrain as trained_again
 
     name = archive.resolve().name.removesuffix(".tar.gz") + "-rebuilt"
-    beside = (
-        archive.resolve().parent if archive.is_dir() else Path.cwd()
-    )  # an archive's folder holds its own files only
+    # an archive's folder holds its own files only
+    beside = archive.resolve().parent if archive.is_dir() else Path.cwd()
     target = (output or beside / name).absolute()
     console = screen(as_json)
     with opened(archive) as folder:

@@ -32,6 +32,7 @@ from harness.verbs.options import (
     warn,
 )
 from harness.verbs.paper import make_report
+from harness.verbs.recorded import Recorded
 
 if TYPE_CHECKING:
     from harness.executor import Executor, Session
@@ -150,7 +151,7 @@ def run(
     made: dict[str, Any] = {}
     try:
         if not interrupted:
-            made = make_report(found, uri, folder / "reports" / found.study, spec, storage=folder, console=console)
+            made = make_report(Recorded(found, spec, folder, uri), None, console)
     finally:
         _list_unfinished(ended, len(found.trials))
     if as_json:
