@@ -54,6 +54,7 @@ class Baseline:
         self._signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
         root = logging.getLogger()
         self._logging = (root.level, list(root.handlers))
+        self._modules = len(sys.modules)
         self._names = _names()
         gc.collect()
         gc.freeze()  # what is there now need not be searched after every trial
@@ -61,6 +62,9 @@ class Baseline:
 
     def learn(self) -> None:
         """Count what has been imported since as it is now; nothing of a trial may have run in it."""
+        if len(sys.modules) == self._modules:
+            return
+        self._modules = len(sys.modules)
         new = {module: names for module, names in _names().items() if module not in self._names}
         if new:
             self._names |= new
