@@ -113,9 +113,9 @@ def explain(request: Request, address: str, *, split: str | None = None) -> Expl
         TrackingError: The store cannot be read.
     """
     table, label, cell = find_cell(request, address, split=split)
-    rows = next(t.rows for t in request.plan.tables if t.name == table.name)
-    reference = request.plan.reference()
-    row = None if label.endswith(PUBLISHED) else next((r for r in rows if r.label == label), None)
+    planned = next(t for t in request.plan.tables if t.name == table.name)
+    reference = request.plan.reference(planned)
+    row = None if label.endswith(PUBLISHED) else next((r for r in planned.rows if r.label == label), None)
     behind = [r for r in (row, reference if cell.is_delta else None) if r is not None]
     behind = list({r.trial_ids: r for r in behind}.values())
     spread = f" ± {cell.spread}" if cell.spread else ""

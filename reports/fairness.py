@@ -12,7 +12,7 @@ from itertools import combinations
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from harness.canonical import canonical_json
+from harness.canonical import canonical_json, flatten
 from harness.records import Plan, Row, Table, Trial
 from reports.captions import join_words
 from reports.published import axis_value
@@ -89,7 +89,7 @@ def unfairness(plan: Plan, table: Table) -> dict[str, str]:
             continue
         for variant, text in _deviations(path, rows):
             found.setdefault(variant, []).append((_place(path), text))
-    return {variant: f"Trained with {'; '.join(t for _, t in sorted(said))}" for variant, said in found.items()}
+    return {variant: f"Trained with {'; '.join(t for _, t in sorted(said))}." for variant, said in found.items()}
 
 
 def unmet(conditions: Mapping[str, Any], trials: Sequence[Trial]) -> str:
@@ -104,13 +104,13 @@ def unmet(conditions: Mapping[str, Any], trials: Sequence[Trial]) -> str:
         ours = list(dict.fromkeys(_words(axis_value(trial, path)) for trial in trials))
         if ours and _words(value) not in ours:
             said.append(f"{_said(path, _words(value))} ({_listed('ours', ours)})")
-    return f"Obtained with {'; '.join(said)}" if said else ""
+    return f"Obtained with {'; '.join(said)}." if said else ""
 
 
 def _given(plan: Plan, row: Row, trial: Trial) -> _Given:
     weights = dict(_weights(trial.model))
-    rest = {path: value for path, value in _flat(trial.model) if path not in weights}
-    values = {path: value for name in SECTIONS for path, value in _flat(getattr(trial, name), f"{name}.")}
+    rest = {path: value for path, value in flatten(trial.model).items() if path not in weights}
+    values = {path: value for name in SECTIONS for path, value in flatten(getattr(trial, name), f"{name}.").items()}
     for whole in WHOLE:
         inside = {path: values.pop(path) for path in list(values) if path.startswith(f"{whole}.")}
         values[whole] = canonical_json(inside)
@@ -122,18 +122,10 @@ def _given(plan: Plan, row: Row, trial: Trial) -> _Given:
 
 
 def _weights(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for path, value in _flat(model):
+    for path, value in flatten(model).items():
         key = path.rpartition(".")[2]
         if key in PRETRAINED or (key == CONVERTED and (value is None or str(value).endswith(SUFFIXES))):
             yield path, value
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            yield from _flat(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item
 
 
 def _subjects(rows: Sequence[_Given]) -> set[str]:

@@ -52,8 +52,8 @@ def test_rows_that_were_given_something_else_say_what_and_what_the_others_had() 
         }
     )
     assert unfairness(plan, table) == {
-        "LAVT": "Trained with input size 448 (others 480); 60 epochs (others 40)",
-        "CMPC": "Trained with crops flip 0 (others 0.5); a loss of its own; train.new_option on (others none)",
+        "LAVT": "Trained with input size 448 (others 480); 60 epochs (others 40).",
+        "CMPC": "Trained with crops flip 0 (others 0.5); a loss of its own; train.new_option on (others none).",
     }
 
 
@@ -61,16 +61,16 @@ def test_others_that_differ_among_themselves_are_listed() -> None:
     sizes = dict(zip("abcdef", (8, 8, 16, 32, 64, 128), strict=True))
     plan, table = study({name: Method({"name": name}, {"global_batch": size}) for name, size in sizes.items()})
     found = unfairness(plan, table)
-    assert found["c"] == "Trained with global batch 16 (others 4 other values)"
+    assert found["c"] == "Trained with global batch 16 (others 4 other values)."
     few = replace(table, rows=table.rows[:4])
-    assert unfairness(plan, few)["c"] == "Trained with global batch 16 (others 8 or 32)"
+    assert unfairness(plan, few)["c"] == "Trained with global batch 16 (others 8 or 32)."
     assert "a" not in found
 
 
 def test_of_two_rows_the_reference_is_the_usual_one() -> None:
     methods = {"LAVT": Method({"name": "lavt"}, {"epochs": 60}), "MAFN": Method({})}
-    assert unfairness(*study(methods, reference="MAFN")) == {"LAVT": "Trained with 60 epochs (others 40)"}
-    assert unfairness(*study(methods)) == {"MAFN": "Trained with 40 epochs (others 60)"}
+    assert unfairness(*study(methods, reference="MAFN")) == {"LAVT": "Trained with 60 epochs (others 40)."}
+    assert unfairness(*study(methods)) == {"MAFN": "Trained with 40 epochs (others 60)."}
 
 
 def test_what_an_ablation_varies_is_no_unfairness_and_what_comes_with_it_is() -> None:
@@ -78,7 +78,7 @@ def test_what_an_ablation_varies_is_no_unfairness_and_what_comes_with_it_is() ->
     assert unfairness(*study(alone, kind="ablation")) == {}
     assert unfairness(*study(alone)) == {}, "a comparison of one model with itself varies what its rows differ in"
     along = {"msrc": Method({}), "arc": Method({"decoder": "arc"}, {"epochs": 60}), "sum": Method({"fusion": "sum"})}
-    assert unfairness(*study(along, kind="ablation")) == {"arc": "Trained with 60 epochs (others 40)"}
+    assert unfairness(*study(along, kind="ablation")) == {"arc": "Trained with 60 epochs (others 40)."}
 
 
 def test_initial_weights_are_compared_by_their_names() -> None:
@@ -89,7 +89,7 @@ def test_initial_weights_are_compared_by_their_names() -> None:
             "c": Method({"name": "c", "weights": "region", "trunk": {"pretrained": None}}),
         }
     )
-    assert unfairness(plan, table) == {"c": "Trained with initial weights none (others bert and swin.pth)"}
+    assert unfairness(plan, table) == {"c": "Trained with initial weights none (others bert and swin.pth)."}
     start = {"ours": Method({"pretrained": "vit"}), "random start": Method({"pretrained": None})}
     assert unfairness(*study(start, kind="ablation")) == {}
 
@@ -111,8 +111,8 @@ def test_budgets_of_searches_are_compared_and_what_they_set_is_not() -> None:
         }
     )
     assert unfairness(replace(plan, searches=(small, large)), table) == {
-        "b": "Trained with a search of 50 trials (others 20 or 0)",
-        "d": "Trained with a search of 0 trials (others 20 or 50)",
+        "b": "Trained with a search of 50 trials (others 20 or 0).",
+        "d": "Trained with a search of 0 trials (others 20 or 50).",
     }
 
 
@@ -136,7 +136,7 @@ def comparison(published: Published, *, image_size: int) -> TableModel:
 def test_published_rows_say_what_they_were_given_and_ours_were_not(image_size: int) -> None:
     model = comparison(conditioned(), image_size=image_size)
     texts = {note.text: note.mark for note in model.footnotes}
-    said = "Obtained with input size 480 (ours 512)"
+    said = "Obtained with input size 480 (ours 512)."
     assert (said in texts) is (image_size != 480)
     if said in texts:
         quoted = [block for block in model.blocks if any(row.is_published for row in block.rows)]
@@ -147,7 +147,7 @@ def test_published_rows_say_what_they_were_given_and_ours_were_not(image_size: i
 def test_conditions_that_one_of_ours_meets_are_no_difference() -> None:
     ours = [make_trial("a", 0), replace(make_trial("b", 0), data={"image_size": 512})]
     assert unmet({"data.image_size": 512, "evaluate.protocol": "rrsis480"}, ours) == ""
-    assert unmet({"data.image_size": 448, "train.lr": 3e-5}, ours) == "Obtained with input size 448 (ours 480 or 512)"
+    assert unmet({"data.image_size": 448, "train.lr": 3e-5}, ours) == "Obtained with input size 448 (ours 480 or 512)."
     assert unmet({"data.image_size": 448}, []) == ""
 
 
@@ -161,5 +161,5 @@ def test_a_table_marks_the_row() -> None:
     model = build_table(replace(plan, trials=trials), table, make_frame(plan))
     (mark,) = row_of(model, "LAVT").marks
     notes = {note.mark: note.text for note in model.footnotes}
-    assert notes[mark] == "Trained with learning rate 0.0001 (others 3e-05)"
+    assert notes[mark] == "Trained with learning rate 0.0001 (others 3e-05)."
     assert mark not in row_of(model, "MAFN").marks
