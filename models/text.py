@@ -21,7 +21,6 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
 
 from harness.errors import HarnessError
 from models.words import WordsConfig, WordTokenizer, build_word_tokenizer
@@ -207,6 +206,8 @@ def _unreachable(pretrained: str) -> str:
 
 
 def _load_pretrained(config: TextConfig, pretrained: str) -> Any:
+    from transformers import BertModel  # takes seconds, which a plan or a report need not wait
+
     folder = _find_file(pretrained, ("config.json",)).parent
     weights = _find_file(pretrained, _WEIGHTS)
     try:
@@ -238,6 +239,8 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextConfig, *, vocab_size: int, pad_id: int = 0) -> None:
         super().__init__()
         if config.pretrained is None:
+            from transformers import BertConfig, BertModel
+
             sizes = BertConfig(
                 vocab_size=vocab_size,
                 hidden_size=config.hidden,
