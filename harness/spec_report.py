@@ -19,7 +19,10 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
 }
 """Task -> figures that its studies can ask for."""
 
-BREAKDOWNS: Mapping[str, tuple[str, ...]] = {"referring": ("category", "size", "length"), "semantic": ("class",)}
+BREAKDOWNS: Mapping[str, tuple[str, ...]] = {
+    "referring": ("category", "size", "length", "cost"),
+    "semantic": ("class", "cost"),
+}
 """Task -> break-downs that its studies can ask for."""
 
 

@@ -26,6 +26,8 @@ from reports.captions import metric_head, split_label
 from reports.cells import ranked_scores
 from reports.class_breakdown import CLASS, build_class_breakdown
 from reports.comparison_notes import tested_on
+from reports.cost_breakdown import COST, build_cost_breakdown
+from reports.costs import SPLIT
 from reports.evidence import Evidence
 from reports.row_scores import RowScores
 from reports.sample_tables import counted_samples
@@ -78,15 +80,21 @@ def build_breakdowns(request: FigureRequest) -> tuple[list[Breakdown], list[str]
     made, notes = [], []
     for by in request.plan.breakdowns:
         for table in distinct_tables(request.plan):
-            for split in (s for s in table.splits if not s.endswith(CONTROL_SUFFIX)):
+            splits = [s for s in table.splits if not s.endswith(CONTROL_SUFFIX)] if by != COST else [SPLIT]
+            for split in splits:
                 try:
-                    if by == CLASS:
-                        made.append(build_class_breakdown(request, table, split=split))
-                    else:
-                        made.append(build_breakdown(request, table, by=by, split=split))
+                    made.append(_build(request, table, by=by, split=split))
                 except NotDrawn as reason:
                     notes.append(f"break-down by {by} of table {table.name} on {split}: {reason}")
     return made, notes
+
+
+def _build(request: FigureRequest, table: Table, *, by: str, split: str) -> Breakdown:
+    if by == COST:
+        return build_cost_breakdown(request, table)
+    if by == CLASS:
+        return build_class_breakdown(request, table, split=split)
+    return build_breakdown(request, table, by=by, split=split)
 
 
 def build_breakdown(request: FigureRequest, table: Table, *, by: str, split: str) -> Breakdown:

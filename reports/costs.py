@@ -31,9 +31,30 @@ class Cost(NamedTuple):
     head: str
     scale: float
     """Factor from the stored value to the shown figure."""
+    measured: bool = False
+    """Whether it depends on the machine, and so differs between replicates."""
+    meaning: str = ""
+    """A sentence of captions, where the head does not say it."""
 
 
 COSTS = (Cost("parameters", "Params (M)", 1e-6), Cost("gmacs", "GMACs", 1.0))
+"""Those of every table."""
+
+RECORDED = (
+    *COSTS,
+    Cost("parameters_dead", "Dead (M)", 1e-6, meaning="Dead parameters are built and cannot influence the output."),
+    Cost("latency_ms", "Latency (ms)", 1.0, True, "Latency is of one sample, the median of five passes."),
+    Cost(
+        "peak_memory_mib", "Memory (GiB)", 1 / 1024, True, "Memory is the peak of those passes, on a CPU the process's."
+    ),
+    Cost("train_memory_mib", "Training memory (GiB)", 1 / 1024, True),
+    Cost(
+        "gpu_hours", "GPU-hours", 1.0, True, "Hours are those for which a training held devices, over all its starts."
+    ),
+    Cost("cpu_hours", "CPU-hours", 1.0, True),
+    Cost("energy_kwh", "Energy (kWh)", 1.0, True),
+)
+"""All that `harness.cost` and `harness.trial` record and a paper shows."""
 
 
 def cost_columns() -> list[Column]:
@@ -55,7 +76,7 @@ def recorded_cost(row: Row, evidence: Mapping[str, Evidence], name: str) -> dict
 
 def cost_cells(row: Row, evidence: Mapping[str, Evidence]) -> tuple[Cell, ...]:
     """Each cost of a row: the mean over the replicates that recorded it, which is what each of them recorded."""
-    return tuple(_cost_cell(row, evidence, cost) for cost in COSTS)
+    return tuple(cost_cell(row, evidence, cost) for cost in COSTS)
 
 
 def quoted_costs() -> tuple[Cell, ...]:
@@ -63,20 +84,24 @@ def quoted_costs() -> tuple[Cell, ...]:
     return tuple(Cell(SPLIT, cost.name, CellState.NOT_RECORDED) for cost in COSTS)
 
 
-def _cost_cell(row: Row, evidence: Mapping[str, Evidence], cost: Cost) -> Cell:
+def cost_cell(row: Row, evidence: Mapping[str, Evidence], cost: Cost) -> Cell:
+    """One cost of a row: the mean over the replicates that recorded it, with their spread where it is measured."""
     found = recorded_cost(row, evidence, cost.name)
     expected = len(row.trial_ids)
     if not found:
         return Cell(SPLIT, cost.name, CellState.NOT_RECORDED, expected_n=expected, trial_ids=row.trial_ids)
     value = statistics.fmean(found.values())
+    std = statistics.stdev(found.values()) if cost.measured and len(found) > 1 else None
     return Cell(
         SPLIT,
         cost.name,
         CellState.COMPLETE if len(found) == expected else CellState.PARTIAL,
         value=value,
+        std=std,
         n=len(found),
         expected_n=expected,
         figure=show_cost(value, cost),
+        spread="" if std is None else show_cost(std, cost),
         trial_ids=row.trial_ids,
         run_ids=tuple(found),
     )

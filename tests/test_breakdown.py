@@ -15,6 +15,7 @@ from harness.spec_report import BREAKDOWNS
 from reports.artifacts import NotDrawn
 from reports.breakdown import GROUPINGS, LENGTHS, SIZES, build_breakdown, build_breakdowns, object_size, sentence_length
 from reports.class_breakdown import CLASS
+from reports.cost_breakdown import COST
 from reports.latex import render_table
 from reports.markdown import render_markdown
 from tests.drawn_study import CannedArtifacts, make_request
@@ -25,7 +26,7 @@ def lines_of(text: str) -> list[dict[str, str]]:
 
 
 def test_every_name_that_a_study_may_use_exists() -> None:
-    assert {name for names in BREAKDOWNS.values() for name in names} == {*GROUPINGS, CLASS}
+    assert {name for names in BREAKDOWNS.values() for name in names} == {*GROUPINGS, CLASS, COST}
 
 
 def test_sizes_are_shares_of_the_image() -> None:

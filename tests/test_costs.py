@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from statistics import mean, stdev
 
 import pandas as pd
 import pytest
@@ -11,6 +12,8 @@ from rich.console import Console
 
 from harness.records import Plan
 from harness.spec_report import TableConfig
+from reports.artifacts import FigureRequest, NotDrawn
+from reports.cost_breakdown import build_cost_breakdown
 from reports.costs import COSTS, cost_cells, show_cost
 from reports.evidence import collect_evidence
 from reports.table_model import Cell, CellState, Emphasis, TableModel
@@ -90,3 +93,33 @@ def test_the_widest_table_fits_the_terminal() -> None:
         shown = next(t for t in text.splitlines() if t.strip().startswith(line))
         assert shown.count("±") == 7
         assert shown.rstrip().endswith("333.00")
+
+
+def test_a_breakdown_shows_all_that_is_recorded_with_the_spread_of_what_is_measured() -> None:
+    table = PLAN.tables[0]
+    runs = {t: 10.0 * i for row in table.rows for i, t in enumerate(row.trial_ids, 1)}
+    lines = []
+    for (trial_id, run_id), of_run in FRAME.groupby(["trial_id", "run_id"]):
+        latency = runs.get(str(trial_id), 0.0)
+        costs = {"latency_ms": latency, "parameters_dead": 2e6, "gpu_hours": 0.0}
+        lines += [{**of_run.iloc[0], "split": "cost", "metric": name, "value": v} for name, v in costs.items()]
+        assert run_id == of_run.iloc[0]["run_id"]
+    frame = pd.concat([FRAME, pd.DataFrame(lines)], ignore_index=True)
+    found = build_cost_breakdown(FigureRequest(PLAN, frame, None), table)  # type: ignore[arg-type]  # no files
+    heads = [column.head for column in found.table.columns]
+    assert heads == ["Params (M)", "GMACs", "Dead (M)", "Latency (ms)"]
+    row = next(r for r in found.table.blocks[0].rows if r.label == "MAFN")
+    dead, latency = row.cells[2:]
+    n = len(next(r for r in table.rows if r.label == "MAFN").trial_ids)
+    expected = [10.0 * i for i in range(1, n + 1)]
+    assert (dead.figure, dead.spread) == ("2.00", "")
+    assert (latency.figure, latency.spread) == (f"{mean(expected):.2f}", f"{stdev(expected):.2f}")
+    assert [note.text for note in found.table.footnotes] == ["Zero in every row: GPU-hours."]
+    assert "which need not be equal: latency." in found.table.caption
+    assert "gpu_hours" in found.csv
+
+
+def test_a_breakdown_without_costs_is_not_made() -> None:
+    bare = FRAME[FRAME["split"] != "cost"]
+    with pytest.raises(NotDrawn, match="no run has recorded a cost"):
+        build_cost_breakdown(FigureRequest(PLAN, bare, None), PLAN.tables[0])  # type: ignore[arg-type]  # no files
