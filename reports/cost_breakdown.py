@@ -54,5 +54,5 @@ def _caption(request: FigureRequest, table: Table, shown: dict[Cost, list[Cell]]
     if measured:
         how = "mean ± std over replicates" if spread else "mean over replicates"
         parts.append(f"Measured ({how}) on the machines that the trials ran on, which need not be equal: ")
-        parts[-1] += f"{join_words(cost.head.partition(' (')[0].lower() for cost in measured)}."
+        parts[-1] += f"{join_words(cost.head.partition(' (')[0] for cost in measured)}."
     return " ".join(parts)

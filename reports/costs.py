@@ -91,6 +91,7 @@ def cost_cell(row: Row, evidence: Mapping[str, Evidence], cost: Cost) -> Cell:
     if not found:
         return Cell(SPLIT, cost.name, CellState.NOT_RECORDED, expected_n=expected, trial_ids=row.trial_ids)
     value = statistics.fmean(found.values())
+    figure = show_cost(value, cost)
     std = statistics.stdev(found.values()) if cost.measured and len(found) > 1 else None
     return Cell(
         SPLIT,
@@ -100,8 +101,8 @@ def cost_cell(row: Row, evidence: Mapping[str, Evidence], cost: Cost) -> Cell:
         std=std,
         n=len(found),
         expected_n=expected,
-        figure=show_cost(value, cost),
-        spread="" if std is None else show_cost(std, cost),
+        figure=figure,
+        spread="" if std is None else f"{std * cost.scale:.{len(figure.partition('.')[2])}f}",
         trial_ids=row.trial_ids,
         run_ids=tuple(found),
     )

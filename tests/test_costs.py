@@ -115,7 +115,7 @@ def test_a_breakdown_shows_all_that_is_recorded_with_the_spread_of_what_is_measu
     assert (dead.figure, dead.spread) == ("2.00", "")
     assert (latency.figure, latency.spread) == (f"{mean(expected):.2f}", f"{stdev(expected):.2f}")
     assert [note.text for note in found.table.footnotes] == ["Zero in every row: GPU-hours."]
-    assert "which need not be equal: latency." in found.table.caption
+    assert "which need not be equal: Latency." in found.table.caption
     assert "gpu_hours" in found.csv
 
 
