@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import harness.metrics
 from harness.errors import DivergedError, HarnessError, TrialStopped
 from harness.executor import Session
 from harness.records import Fault, Limits, Resources, Score, Trial, TrialResult, TrialState
@@ -75,15 +76,11 @@ def leaves(trial: Trial, _context: Any) -> float:
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(7)
     if trial.replicate == 1:
-        import harness.metrics
-
         harness.metrics.METRICS = {}
     return float(os.getpid())
 
 
 def looks(_trial: Trial, context: Any) -> float:
-    import harness.metrics
-
     seen = {
         "env": os.environ.get("LEFT"),
         "dtype": str(torch.zeros(1).dtype),
