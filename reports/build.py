@@ -17,6 +17,7 @@ import pandas as pd
 from harness.errors import HarnessError
 from harness.records import Plan
 from reports.artifacts import FigureRequest, Sources
+from reports.bibliography import Reference, listed, references_of, render_bibliography
 from reports.breakdown import build_breakdowns
 from reports.breakdown_parts import Breakdown
 from reports.csv_table import render_csv
@@ -38,6 +39,7 @@ DOCUMENT = "tables"
 PAGE = "report.html"
 RESERVED = (DOCUMENT, NUMBERS)
 """Names of files that no table may have."""
+BIBLIOGRAPHY = "references.bib"
 MANIFEST = "manifest.json"
 FIGURES = "figures"
 """Folder of the figures, inside the report's."""
@@ -68,13 +70,15 @@ class ReportFiles:
     """What the plan asks for and could not be made, one line each."""
     no_pdf: str = ""
     """Why there is no PDF, and what brings it; empty where there is one."""
+    bibliography: Path | None = None
+    """BibTeX entries of what tables cite; None where they quote nothing."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """Every file."""
-        pdf = [self.pdf] if self.pdf else []
+        made = [path for path in (self.bibliography, self.pdf) if path is not None]
         texts = (*self.tex, *self.markdown, *self.csv, self.document, self.numbers)
-        return (*texts, *pdf, *self.figures, self.html, self.manifest)
+        return (*texts, *made, *self.figures, self.html, self.manifest)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class FilledTables:
     """Break-downs that could not be made."""
     doubts: tuple[str, ...]
     """What a reader of the tables must know."""
+    references: tuple[Reference, ...] = ()
+    """The publications that footnotes cite."""
 
     @property
     def shown(self) -> tuple[TableModel, ...]:
@@ -130,9 +136,10 @@ def build_report(
     csv = tuple(_write(out_dir / f"{name}.csv", text) for name, text in filled.csv.items())
     numbers = _write(out_dir / f"{NUMBERS}.tex", render_numbers(numbers_of(shown), origin))
     title = f"Tables of study “{plan.study}”: {plan.question}"
-    document = _write(
-        out_dir / f"{DOCUMENT}.tex", render_document([t.name for t in shown], title=title, siunitx=plan.siunitx)
-    )
+    bib = _write(out_dir / BIBLIOGRAPHY, render_bibliography(filled.references)) if filled.references else None
+    names, references = [t.name for t in shown], listed(filled.references)
+    text = render_document(names, title=title, siunitx=plan.siunitx, references=references)
+    document = _write(out_dir / f"{DOCUMENT}.tex", text)
     pdf, no_pdf = _compiled(document, siunitx=plan.siunitx)
     notes = (*filled.notes, *drawn.notes, *filled.doubts)
     said = background or Background()
@@ -147,7 +154,8 @@ def build_report(
         origins=sources.origins if sources else {},
     )
     html = _write(out_dir / PAGE, render_page(page))
-    written = (*tex, *markdown, *csv, document, numbers, *([pdf] if pdf else []), *drawn.paths, html)
+    made = [path for path in (bib, pdf) if path is not None]
+    written = (*tex, *markdown, *csv, document, numbers, *made, *drawn.paths, html)
     run_ids = drawn.run_ids | {run for table in shown for _, cell in table.cells() for run in cell.run_ids}
     manifest = _write(out_dir / MANIFEST, _manifest(plan, run_ids, {p.relative_to(out_dir): p for p in written}))
     return ReportFiles(
@@ -155,6 +163,7 @@ def build_report(
         figures=drawn.paths,
         notes=notes,
         no_pdf=no_pdf,
+        bibliography=bib,
     )
 
 
@@ -184,7 +193,9 @@ def fill_tables(
     origins = sources.origins if sources else {}
     tables = tuple(mark_stale(table, plan, origins) for table in tables)
     breakdowns = [replace(b, table=mark_stale(b.table, plan, origins)) for b in breakdowns]
-    return FilledTables(tables, tuple(breakdowns), tuple(notes), (*stale_notes(tables), *doubts))
+    cited = {note.cite for table in tables for note in table.footnotes}
+    references = tuple(one for one in references_of(files.values()) if one.key in cited)
+    return FilledTables(tables, tuple(breakdowns), tuple(notes), (*stale_notes(tables), *doubts), references)
 
 
 def _compiled(document: Path, *, siunitx: bool) -> tuple[Path | None, str]:

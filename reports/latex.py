@@ -102,19 +102,26 @@ def render_table(table: TableModel, origin: Origin = UNKNOWN, *, siunitx: bool =
         switch=_switch_source,
         marks=_marks_source,
         label=_label_source,
+        cite=lambda note: Latex(rf"~\cite{{{note.cite}}}" if note.cite else ""),
     )
 
 
-def render_document(table_names: Sequence[str], *, title: str, siunitx: bool = False) -> str:
-    """A document that inputs `<name>.tex` of every table."""
+def render_document(
+    table_names: Sequence[str], *, title: str, siunitx: bool = False, references: Sequence[Latex] = ()
+) -> str:
+    """A document that inputs `<name>.tex` of every table, and lists what they quote."""
     packages = Latex(rf"\usepackage{{{latex_numbers.PACKAGE}}}" if siunitx else "")
     names = [Latex(n) for n in table_names]
-    return _environment().get_template("tables.tex.j2").render(names=names, title=title, packages=packages)
+    return (
+        _environment()
+        .get_template("tables.tex.j2")
+        .render(names=names, title=title, packages=packages, references=references)
+    )
 
 
 def cell_source(cell: Cell) -> Latex:
     """Two columns of a table: the figure, right-aligned, and what follows it."""
-    if cell.split == costs.SPLIT:  # nothing follows a cost
+    if cell.split == costs.SPLIT and not cell.spread:  # nothing follows such a cost
         return Latex(rf"\multicolumn{{2}}{{r}}{{{latex_escape(cell.figure) or WORDS[cell.state]}}}")
     if cell.value is None:
         absent = rf"{{\scriptsize {cell.failure}}}" if cell.state is CellState.FAILED else WORDS[cell.state]

@@ -38,7 +38,7 @@ class Source(Strict):
 
     text: str
     """As a footnote says it."""
-    cite: str
+    cite: Annotated[str, Field(pattern=r"^[A-Za-z0-9_:-]+$")]
     """Citation key."""
     url: str = ""
     """Empty where none is known."""

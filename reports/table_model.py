@@ -152,6 +152,8 @@ class Footnote:
 
     mark: str
     text: str
+    cite: str = ""
+    """Citation key of the source that it names."""
 
 
 @dataclass(frozen=True)

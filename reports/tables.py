@@ -20,7 +20,7 @@ from reports.comparisons import Judged, judge_table
 from reports.costs import cost_cells, cost_columns, quoted_costs
 from reports.evidence import Evidence, collect_evidence
 from reports.fairness import unfairness, unmet
-from reports.published import WHOLE_ROW, Published, PublishedRow, axis_value
+from reports.published import WHOLE_ROW, Published, PublishedRow, Source, axis_value
 from reports.row_scores import RowScores
 from reports.table_model import Block, Cell, CellState, Column, Footnote, TableModel, TableRow
 from reports.verdicts import Judge
@@ -47,11 +47,19 @@ class Notes:
 
     remarks: dict[str, str] = field(default_factory=dict)
     doubts: dict[str, str] = field(default_factory=dict)
+    cites: dict[str, str] = field(default_factory=dict)
+    """Remark -> citation key."""
     general: list[str] = field(default_factory=list)
 
     def remark(self, text: str) -> str:
         """Mark of a remark: a letter."""
         return self.remarks.setdefault(text, letter_mark(len(self.remarks)))
+
+    def source(self, source: Source) -> str:
+        """Mark of the remark that names a source."""
+        text = f"Source: {source.text}."
+        self.cites[text] = source.cite
+        return self.remark(text)
 
     def doubt(self, text: str) -> str:
         """Mark of a doubt about a figure: a dagger."""
@@ -59,7 +67,10 @@ class Notes:
 
     def footnotes(self, tests: Sequence[Footnote]) -> tuple[Footnote, ...]:
         """All of them: remarks, doubts, what marks of tests mean, and what concerns the whole table."""
-        marked = [Footnote(mark, text) for text, mark in (*self.remarks.items(), *self.doubts.items())]
+        marked = [
+            Footnote(mark, text, self.cites.get(text, ""))
+            for text, mark in (*self.remarks.items(), *self.doubts.items())
+        ]
         return (*marked, *tests, *(Footnote("", text) for text in self.general))
 
 
@@ -295,12 +306,12 @@ def _quoted_cells(request: Request, published: Published, row: PublishedRow | No
         if row is None or name not in row.scores:
             cells.append(Cell(split, name, CellState.NOT_REPORTED))
             continue
-        source = published.sources[row.sources.get(name, row.source)].text
-        marks = [request.notes.remark(f"Source: {source}.")] if name in row.sources else []
+        source = published.sources[row.sources.get(name, row.source)]
+        marks = [request.notes.source(source)] if name in row.sources else []
         if name in row.doubts:
             marks.append(request.notes.doubt(_doubtful(published, row.doubts[name])))
         under = f" ({published.protocols[row.under].heading})" if row.under else ""
-        cell = published_cell(split, name, row.scores[name], source=source + under, marks=tuple(marks))
+        cell = published_cell(split, name, row.scores[name], source=source.text + under, marks=tuple(marks))
         found = request.verdicts(published).of(row, name)
         cells.append(replace(cell, verdict=found.verdict if found else ""))
     return cells
@@ -316,7 +327,7 @@ def _quoted_delta(name: str, row: PublishedRow | None, reference: PublishedRow |
 
 
 def _row_marks(request: Request, published: Published, row: PublishedRow) -> list[str]:
-    marks = [request.notes.remark(f"Source: {published.sources[row.source].text}.")]
+    marks = [request.notes.source(published.sources[row.source])]
     how = [published.protocols[row.under].text] if row.under else []
     how += [row.protocol] if row.protocol else []
     marks += [request.notes.remark(f"Protocol: {' '.join(text.split()).rstrip('.')}.") for text in how]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from tests.report_frame import AWKWARD, make_frame, make_plan
 
 PUBLISHED_DIR = Path(__file__).parent.parent / "experiments" / "published"
 NAMES = ("comparison", "components", "kernels", "control")
-GOLDEN_FILES = (*(f"{name}.{kind}" for name in NAMES for kind in ("tex", "md", "csv")), "tables.tex")
+GOLDEN_FILES = (*(f"{name}.{kind}" for name in NAMES for kind in ("tex", "md", "csv")), "tables.tex", "references.bib")
 
 
 def build(plan: Plan, folder: Path) -> ReportFiles:
@@ -49,6 +51,19 @@ def test_what_is_returned_is_what_was_written(report: ReportFiles) -> None:
 def test_the_document_compiles(report: ReportFiles) -> None:
     assert report.pdf is not None
     assert report.pdf.read_bytes().startswith(b"%PDF-")
+
+
+@pytest.mark.skipif(shutil.which("bibtex") is None, reason="bibtex is not on PATH")
+def test_a_paper_cites_the_sources_of_published_figures(report: ReportFiles, tmp_path: Path) -> None:
+    cited = set(re.findall(r"\\cite\{(.*?)\}", "".join(path.read_text() for path in report.tex)))
+    assert cited == {"mafn2025"}
+    (tmp_path / "paper.aux").write_text(
+        "".join(rf"\citation{{{key}}}" + "\n" for key in cited) + "\\bibstyle{plain}\n\\bibdata{references}\n"
+    )
+    shutil.copy(report.document.parent / "references.bib", tmp_path)
+    done = subprocess.run(["bibtex", "paper"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Warning" in done.stdout) == (0, False), done.stdout
+    assert r"\bibitem{mafn2025}" in (tmp_path / "paper.bbl").read_text()
 
 
 def test_the_manifest_names_every_file_and_every_run(report: ReportFiles) -> None:
