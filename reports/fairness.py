@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -130,8 +129,15 @@ def _weights(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _subjects(rows: Sequence[_Given]) -> set[str]:
     """The paths in which rows of the same model differ."""
-    twins = [(a.values, b.values) for a, b in combinations(rows, 2) if a.model == b.model]
-    return {path for a, b in twins for path in {*a, *b} if _words(a.get(path)) != _words(b.get(path))}
+    groups: dict[str, list[Values]] = {}
+    for row in rows:
+        groups.setdefault(row.model, []).append(row.values)
+    return {
+        path
+        for group in groups.values()
+        for path in dict.fromkeys(path for values in group for path in values)
+        if len({_words(values.get(path)) for values in group}) > 1
+    }
 
 
 def _deviations(path: str, rows: Sequence[_Given]) -> Iterator[tuple[str, str]]:
