@@ -12,6 +12,7 @@ import importlib
 import logging
 import os
 import pkgutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,7 +27,7 @@ from harness.claims import ticket_of
 from harness.distributed import rank
 from harness.errors import HarnessError, TrialStopped
 from harness.faults import fault_of, traceback_of
-from harness.isolation import Baseline, output_to
+from harness.isolation import WATCHED, Baseline, output_to
 from harness.records import Trial
 from harness.trial_folder import STOP, EpochScores, append_history, trial_folder, write_json, write_result
 from harness.trial_log import log_path
@@ -158,4 +159,7 @@ def _import_parts(job: Job) -> None:
         names.insert(0, job.entry.partition(":")[0])
     for name in names:
         with suppress(Exception):  # the trial meets it again, and tells it
+            importlib.import_module(name)
+    if "models.vision" in sys.modules:
+        for name in WATCHED:  # timm is imported when a model is built, which is too late to see what it was
             importlib.import_module(name)

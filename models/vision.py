@@ -13,12 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-import timm
 import torch
 import torch.nn.functional as F
-from timm.models import load_state_dict, pvt_v2, resnet, vision_transformer
 from torch import Tensor, nn
 
 from harness.errors import HarnessError, nearest
@@ -80,6 +78,12 @@ class LoadedWeights(NamedTuple):
     """Names of the checkpoint that have no place here: classifier, final norm, derived tables."""
     missing: tuple[str, ...] = ()
     """Our names that received nothing and keep their values."""
+
+
+def _timm() -> Any:
+    import timm  # takes seconds, which a plan or a report need not wait
+
+    return timm
 
 
 def load_swin_weights(backbone: nn.Module, source: str) -> LoadedWeights:
@@ -162,7 +166,7 @@ def _read_file(path: Path, family: _Family) -> dict[str, Tensor]:
             f"({family.example}) or use a timm name"
         )
     try:
-        state: dict[str, Tensor] = load_state_dict(str(path), use_ema=False, weights_only=True)
+        state: dict[str, Tensor] = _timm().models.load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise HarnessError(f"{family.key} must be a readable file of tensors; {path}: {reason}") from error
@@ -170,14 +174,14 @@ def _read_file(path: Path, family: _Family) -> dict[str, Tensor]:
 
 
 def _from_timm(name: str, family: _Family) -> dict[str, Tensor]:
-    known = timm.list_models(family.pattern, pretrained=True)
+    known: list[str] = _timm().list_models(family.pattern, pretrained=True)
     if name not in known:
         raise HarnessError(
             f"{family.key} must be a .pth or .safetensors file or a timm {family.title} name; received {name!r}; "
             + nearest(name, known)
         )
     try:
-        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+        state: dict[str, Tensor] = _timm().create_model(name, pretrained=True).state_dict()
     except Exception as error:
         cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
         raise HarnessError(
@@ -245,6 +249,7 @@ class ResNet(nn.Module):
 
     def __init__(self, config: ResNetConfig, *, bands: int = 3) -> None:
         super().__init__()
+        resnet = _timm().models.resnet
         made = resnet.ResNet(
             resnet.Bottleneck,
             config.depths,
@@ -318,7 +323,7 @@ class ViT(nn.Module):
     ) -> None:
         super().__init__()
         side = -(-image_size // config.patch)
-        made = vision_transformer.VisionTransformer(
+        made = _timm().models.vision_transformer.VisionTransformer(
             img_size=side * config.patch,
             patch_size=config.patch,
             in_chans=channels or 1,
@@ -422,7 +427,7 @@ class PyramidViT(nn.Module):
 
     def __init__(self, config: PyramidConfig, *, bands: int) -> None:
         super().__init__()
-        made = pvt_v2.PyramidVisionTransformerV2(
+        made = _timm().models.pvt_v2.PyramidVisionTransformerV2(
             in_chans=bands, num_classes=0, depths=config.depths, embed_dims=config.widths, num_heads=config.heads
         )
         self.patch_embed, self.stages = made.patch_embed, made.stages
@@ -443,6 +448,7 @@ class StridedResNet(nn.Module):
 
     def __init__(self, config: StridedResNetConfig, *, bands: int) -> None:
         super().__init__()
+        resnet = _timm().models.resnet
         block = resnet.BasicBlock if config.block == "basic" else resnet.Bottleneck
         channels = tuple(config.width * 2**stage for stage in range(4))
         made = resnet.ResNet(block, config.depths, in_chans=bands, output_stride=16, channels=channels, num_classes=0)

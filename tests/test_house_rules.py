@@ -99,6 +99,9 @@ HOMES = {
     "tokenizers": ("models/text.py",),
 }
 
+# Packages that take seconds to import; plans and reports, which build no model, do not wait for them.
+LATE = ("timm", "transformers", "torchvision")
+
 # Importing one of these must not import torch, neither itself nor through another module of ours.
 LIGHT = (
     *(f"harness.{m}" for m in ("errors", "registry", "records", "seeding", "environment", "metrics", "confusion")),
@@ -267,6 +270,15 @@ def heavy_packages_have_one_home(files: Files) -> list[str]:
     ]
 
 
+def late_packages_are_imported_in_functions(files: Files) -> list[str]:
+    return [
+        f"{path}:{found.line}: {found.name} takes seconds and is imported in the function that uses it"
+        for path, tree in code(files)
+        for found in imports(tree)
+        if found.at_import and found.name.split(".")[0] in LATE
+    ]
+
+
 def light_modules_do_not_load_torch(files: Files) -> list[str]:
     edges = graph(files)
     loads = {
@@ -421,6 +433,7 @@ RULES: tuple[tuple[Rule, str, str], ...] = (
     (lower_layers_never_import_higher, "harness/records.py", "from harness.plan import expand"),
     (reports_see_only_results, "reports/tables.py", "from harness.train import fit"),
     (heavy_packages_have_one_home, "harness/cli.py", "def run():\n    import ray.train"),
+    (late_packages_are_imported_in_functions, "models/vision.py", "from timm.models import resnet"),
     (light_modules_do_not_load_torch, "harness/seeding.py", "import torch"),
     (reports_never_import_torch, "reports/figures.py", "def draw():\n    from torch import Tensor"),
     (no_import_cycles, "harness/plan.py", "from harness.plan import expand"),

@@ -263,7 +263,7 @@ def test_swin_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.Mon
     def unreachable(*_: Any, **__: Any) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr("models.vision.timm.create_model", unreachable)
+    monkeypatch.setattr("timm.create_model", unreachable)
     with pytest.raises(HarnessError, match="hf download timm/swin_base"):
         load_swin_weights(model.backbone, "swin_base_patch4_window12_384.ms_in22k")
 
