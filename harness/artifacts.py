@@ -17,14 +17,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.data.coco_mask import decode_rle
+from harness.environment import VERSION
+from harness.faults import TRACEBACK
 from harness.records import Trial
 from harness.results import connect, default_environment, find_runs, run_page, store_errors
 from harness.results_sql import artifact_places, is_database
 
 QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-TRACEBACK = "traceback.txt"
-VERSION = "harness.version."
-"""How the tags of versions begin."""
 EPOCH = "epoch/"
 """How the names of learning curves begin."""
 

@@ -20,6 +20,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from harness.canonical import flatten
+from harness.faults import TRACEBACK
 from harness.records import Trial, TrialResult, TrialState
 from harness.results import connect, find_runs, is_permanent
 from harness.run_note import note_of
@@ -291,7 +292,7 @@ class Delivery:
         for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
             self.client.log_artifact(run_id, str(path))
         if result.error:
-            self.client.log_text(run_id, result.error, "traceback.txt")
+            self.client.log_text(run_id, result.error, TRACEBACK)
 
     # A variant's means
 

@@ -9,6 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+VERSION = "harness.version."
+"""How tags of versions begin; the package follows."""
+
 PACKAGES = ("torch", "ray", "mlflow", "timm", "transformers", "numpy", "pandas", "pillow")
 """Packages whose versions become tags of a run."""
 

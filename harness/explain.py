@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from harness.artifacts import MlflowArtifacts
 from harness.code_reach import Changes
 from harness.errors import HarnessError, nearest
@@ -18,8 +16,8 @@ from harness.records import Plan, Row, Trial
 from harness.trial_diff import differences
 from harness.trial_log import log_path
 from harness.trial_lookup import folder_of
-from reports.evidence import collect_evidence
 from reports.origins import Origin
+from reports.results import Results
 from reports.table_model import Cell, TableModel
 
 ARROWS = " ↑↓"
@@ -32,15 +30,23 @@ DELTA = "delta_"
 class Request:
     """What an explanation is drawn from."""
 
-    plan: Plan
+    results: Results
     tables: Sequence[TableModel]
-    """The tables of the plan, filled."""
-    frame: pd.DataFrame
-    """Results frame."""
+    """The tables of its plan, filled."""
     artifacts: MlflowArtifacts
     storage: Path
     files: Mapping[str, Path]
     """Path -> file of the code as it is now."""
+
+    @property
+    def plan(self) -> Plan:
+        """The study, expanded."""
+        return self.results.plan
+
+    @cached_property
+    def rows(self) -> dict[str, Mapping[Any, Any]]:
+        """Run id -> a row of it in the results frame."""
+        return run_rows(self.results.frame)
 
     @cached_property
     def changes(self) -> Changes:
@@ -202,16 +208,15 @@ def _find_row(wanted: str, labels: Sequence[str]) -> str:
 
 
 def _replicates(request: Request, row: Row, cell: Cell) -> Iterator[Replicate]:
-    evidence = collect_evidence(request.frame, row.trial_ids)
-    known = run_rows(request.frame)
     for trial in map(request.plan.trial, row.trial_ids):
-        place, log = folder_of(request.storage, trial.id), log_path(folder_of(request.storage, trial.id), 0)
+        place = folder_of(request.storage, trial.id)
+        log = log_path(place, 0)
         about: dict[str, Any] = {"row": row.label, "replicate": trial.replicate, "trial_id": trial.id}
-        found = evidence.get(trial.id)
+        found = request.results.known.get(trial.id)
         if found is None:
             yield Replicate(**about, state="no run", checkpoint=_weights(place, ""), stale=_since(request, trial))
             continue
-        come = origin(trial, known[found.run_id], request.changes, request.storage)
+        come = origin(trial, request.rows[found.run_id], request.changes, request.storage)
         weights = str(request.storage / come.checkpoint) if come.checkpoint else ""
         yield Replicate(
             **about,

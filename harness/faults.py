@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from harness.errors import DivergedError
 from harness.records import Fault
 
+TRACEBACK = "traceback.txt"
+"""Artifact of a run that failed."""
+
 OUT_OF_MEMORY = ("out of memory", "running low on memory", "can't allocate memory", "cannot allocate memory")
 """What PyTorch says, in whatever type of exception, when a device or the host has no memory left."""
 

@@ -9,31 +9,29 @@ from typing import Any
 import pandas as pd
 
 from harness.code_reach import Changes
-from harness.records import Plan, Trial
+from harness.records import Trial
 from harness.trial_log import log_path
 from harness.trial_lookup import folder_of
-from reports.evidence import collect_evidence
 from reports.origins import Origin
+from reports.results import Results
 
 
-def origins(plan: Plan, frame: pd.DataFrame, changes: Changes, storage: Path) -> dict[str, Origin]:
+def origins(results: Results, changes: Changes, storage: Path) -> dict[str, Origin]:
     """Trial id -> origin of the run that counts for it; trials that never started are left out.
 
     Args:
-        plan: The study, expanded.
-        frame: Results frame.
+        results: The study.
         changes: What has changed of the code.
         storage: Folder that paths are given relative to.
 
     Raises:
         TrackingError: The store cannot be read.
     """
-    known = run_rows(frame)
-    found = collect_evidence(frame, [trial.id for trial in plan.trials])
+    rows, known = run_rows(results.frame), results.known
     return {
-        trial.id: origin(trial, known[found[trial.id].run_id], changes, storage)
-        for trial in plan.trials
-        if trial.id in found
+        trial.id: origin(trial, rows[known[trial.id].run_id], changes, storage)
+        for trial in results.plan.trials
+        if trial.id in known
     }
 
 

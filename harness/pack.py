@@ -22,6 +22,7 @@ import pandas as pd
 from harness.artifacts import MlflowArtifacts
 from harness.environment import versions
 from harness.errors import HarnessError, nearest
+from harness.faults import TRACEBACK
 from harness.frozen_code import code_files, code_sha, hash_files
 from harness.packed import (
     CURVES,
@@ -32,8 +33,6 @@ from harness.packed import (
     REPORT,
     RUN,
     RUNS,
-    TRACEBACK,
-    NoPanels,
     plan_to_json,
     write_sums,
 )
@@ -41,10 +40,11 @@ from harness.private_paths import Private
 from harness.rebuild import report_from
 from harness.records import Plan, Row, Table, Trial, TrialState
 from harness.trial_folder import write_json
-from reports.artifacts import Sources
+from reports.artifacts import NoPanels, Sources
 from reports.evidence import Evidence, collect_evidence
 from reports.latex import Origin, render_table
 from reports.published import load_published
+from reports.results import Results
 from reports.tables import build_table
 
 DOCUMENTS = ("trial.json", "code.json", "environment.json", "seeds.json", "data.json")
@@ -277,10 +277,11 @@ def _require_equal(source: Source, plan: Plan, report: Path) -> None:
     Raises:
         HarnessError: They differ.
     """
-    sources, published = Sources(source.artifacts, NoPanels()), source.spec.parent / "published"
+    results = Results(source.plan, source.frame, Sources(source.artifacts, NoPanels()))
+    published = source.spec.parent / "published"
     for table in plan.tables:
         quoted = load_published(table.published, folder=published) if table.published else None
-        model = build_table(source.plan, table, source.frame, quoted, sources=sources)
+        model = build_table(results, table, quoted)
         text = render_table(model, Origin(source.plan.study, source.plan.spec_sha))
         if text.encode() != (report / f"{table.name}.tex").read_bytes():
             raise HarnessError(

@@ -32,9 +32,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.errors import DataError, HarnessError
+from harness.environment import VERSION
+from harness.errors import HarnessError
+from harness.faults import TRACEBACK
 from harness.records import Limits, Plan, Row, Skipped, Table, Trial
-from reports.artifacts import Panel
 
 FORMAT = 1
 SUMS = "SHA256SUMS"
@@ -44,7 +45,6 @@ FRAME = "results.parquet"
 RUNS = "runs"
 REPORT = "report"
 CURVES = "curves.json"
-TRACEBACK = "traceback.txt"
 RUN = "run.json"
 """File of a run's folder with its tags."""
 MAX_NAMED = 3
@@ -89,8 +89,8 @@ class PackedArtifacts:
 
     def versions(self, run_id: str) -> dict[str, str]:
         """Package -> version that the run was recorded with, Python among them."""
-        head, tags = "harness.version.", self._json(run_id, RUN)
-        return {key.removeprefix(head): tags[key] for key in sorted(tags) if key.startswith(head)}
+        tags = self._json(run_id, RUN)
+        return {key.removeprefix(VERSION): tags[key] for key in sorted(tags) if key.startswith(VERSION)}
 
     def environment(self, run_id: str) -> dict[str, Any]:
         """What the run's process ran on; empty where it left nothing."""
@@ -99,18 +99,6 @@ class PackedArtifacts:
     def _json(self, run_id: str, name: str) -> dict[str, Any]:
         path = self._runs / run_id / name
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-
-
-class NoPanels:
-    """Stands for the dataset, which no archive holds."""
-
-    def read(self, split: str, keys: Collection[str], *, size: int) -> Mapping[str, Panel]:
-        """Refuse.
-
-        Raises:
-            DataError: Always.
-        """
-        raise DataError(f"images of {split} must be at hand for {len(keys)} panels of {size}; the archive has no data")
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.packed import FRAME, REPORT, NoPanels, PackedArtifacts, read_pack, read_plan
+from harness.packed import FRAME, REPORT, PackedArtifacts, read_pack, read_plan
 from harness.records import Plan
-from reports.artifacts import Sources
+from reports.artifacts import NoPanels, Sources
 from reports.build import MANIFEST, ReportFiles, build_report
 from reports.page_parts import Background
+from reports.results import Results
 
 DRAWN = (".png", ".pdf", ".html")
 """Files whose bytes hang on the versions of what draws them: fonts, TeX, matplotlib."""
@@ -40,12 +41,8 @@ def report_from(folder: Path, plan: Plan, target: Path) -> ReportFiles:
     background = Background(
         traceback=left.traceback, versions=left.versions, study_text=study.read_text(encoding="utf-8")
     )
-    made = build_report(
-        *(plan, pd.read_parquet(folder / FRAME), target),
-        published_dir=folder / "study" / "published",
-        sources=Sources(left, NoPanels()),
-        background=background,
-    )
+    results = Results(plan, pd.read_parquet(folder / FRAME), Sources(left, NoPanels()))
+    made = build_report(results, target, published_dir=folder / "study" / "published", background=background)
     (target / MANIFEST).unlink()  # hashes of drawn files, too
     return made
 

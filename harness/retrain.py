@@ -22,13 +22,12 @@ from harness.records import Plan, Trial, TrialResult, TrialState
 from harness.schedule import FixedSource
 from harness.trial_folder import EpochScores, read_result, trial_folder
 from harness.trial_lookup import find_trial, label_of
+from reports import costs
 from reports.evidence import Evidence, collect_evidence
 
 Key = tuple[str, str]
 """Split and metric."""
 RANDOM = "random"
-COSTS = "cost"
-"""Stands for the split of costs, which are of the machine."""
 SPREADS = 2.0
 """A score that is not the same may be off by so many standard deviations of the packed replicates."""
 MACHINE = ("python", "platform", "cpu_threads", "cuda", "driver", "gpus")
@@ -139,21 +138,21 @@ def choose_cell(folder: Path, which: str, *, seed: int = 0) -> Cell:
             raise HarnessError(f"a trial must be complete to be compared with, {wanted} is not in the archive")
         table, row, trial_id = next(cell for cell in cells if cell[2] == wanted)
     return Cell(
-        *(table.name, row.label, _same(plan, trial_id), done[trial_id]),
+        *(table.name, row.label, _as_packed(plan, trial_id), done[trial_id]),
         spreads=_spreads([done[i] for i in row.trial_ids if i in done]),
         primary=(plan.deciding_split(table), plan.deciding_metric(table)),
         environment=PackedArtifacts(folder).environment(done[trial_id].run_id),
     )
 
 
-def _same(plan: Plan, trial_id: str) -> Trial:
-    trial = next((trial for trial in plan.trials if trial.id == trial_id), None)
-    if trial is None:
+def _as_packed(plan: Plan, trial_id: str) -> Trial:
+    try:
+        return plan.trial(trial_id)
+    except KeyError:
         raise HarnessError(
             f"this harness must give trial {trial_id} its id, it does not: it identifies trials in another way; "
             "use the code in the archive"
-        )
-    return trial
+        ) from None
 
 
 def _spreads(found: Sequence[Evidence]) -> dict[Key, float]:
@@ -256,7 +255,7 @@ class _Teller:
 def compared(cell: Cell, result: TrialResult, environment: Mapping[str, Any]) -> Retrained:
     """The packed scores beside those of a result, and what its environment has that the packed one had not."""
     again = {(score.split, score.metric): score.value for score in result.scores}
-    packed = {key: value for key, value in cell.evidence.scores.items() if key[0] != COSTS}
+    packed = {key: value for key, value in cell.evidence.scores.items() if key[0] != costs.SPLIT}
     primary = cell.primary if cell.primary in packed else next(iter(packed))
     return Retrained(
         trial_id=cell.trial.id,

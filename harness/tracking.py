@@ -19,7 +19,7 @@ from typing import Any
 
 from harness.courier import Courier, say_on_stderr
 from harness.delivery import Delivery, RefusedError
-from harness.environment import code_diff, code_state, versions
+from harness.environment import VERSION, code_diff, code_state, versions
 from harness.errors import TrackingError
 from harness.faults import cause
 from harness.records import Plan, Trial, TrialResult, TrialState
@@ -116,7 +116,7 @@ class MlflowTracker:
             (self._spool.folder / "diff").write_text(code_diff(), encoding="utf-8")
             self._code_files["code.diff"] = str(self._spool.folder / "diff")
         self._code_tags = tags
-        self._versions = {f"harness.version.{name}": version for name, version in versions().items()}
+        self._versions = {f"{VERSION}{name}": version for name, version in versions().items()}
         self._courier = Courier(self._spool, self._delivery, say=self._say)
 
     def complete(self, trial_ids: Iterable[str]) -> frozenset[str]:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from harness.metrics import metric
 from harness.records import Plan, Table
-from reports.artifacts import distinct_tables
 from reports.captions import join_words, split_label
 from reports.cells import show_value
+from reports.results import distinct_tables
 from reports.table_model import Cell, CellState, Emphasis, Flag, TableModel
 
 MAX_NAMED = 6

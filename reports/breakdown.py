@@ -20,7 +20,7 @@ import pandas as pd
 
 from harness.metrics import metric, referring_scores
 from harness.records import CONTROL_SUFFIX, Table
-from reports.artifacts import FigureRequest, NotDrawn, distinct_tables
+from reports.artifacts import NotDrawn
 from reports.breakdown_parts import Breakdown, breakdown_csv, breakdown_name, counted_cells, group_aggregation
 from reports.captions import metric_head, split_label
 from reports.cells import ranked_scores
@@ -29,8 +29,8 @@ from reports.comparison_notes import tested_on
 from reports.cost_breakdown import COST, build_cost_breakdown
 from reports.costs import SPLIT
 from reports.evidence import Evidence
+from reports.results import Results, distinct_tables
 from reports.row_scores import RowScores
-from reports.sample_tables import counted_samples
 from reports.table_model import Block, Column, TableModel, TableRow
 
 METRICS = ("miou", "oiou", "p50")
@@ -48,8 +48,8 @@ class Grouping(NamedTuple):
     """Groups from top to bottom; alphabetical where empty."""
 
 
-SIZES = ("small (< 1 %)", "medium (1–5 %)", "large (> 5 %)")  # noqa: RUF001
-LENGTHS = ("1–4 words", "5–8 words", "9 or more words")  # noqa: RUF001
+SIZES = ("small (< 1 %)", "medium (1–5 %)", "large (> 5 %)")
+LENGTHS = ("1–4 words", "5–8 words", "9 or more words")
 
 
 def object_size(table: pd.DataFrame) -> pd.Series[str]:
@@ -75,40 +75,40 @@ GROUPINGS: Mapping[str, Grouping] = {
 """Name in `report.breakdowns` -> grouping."""
 
 
-def build_breakdowns(request: FigureRequest) -> tuple[list[Breakdown], list[str]]:
+def build_breakdowns(results: Results) -> tuple[list[Breakdown], list[str]]:
     """The break-downs that the plan asks for, one per table and split, and a note for each that cannot be made."""
     made, notes = [], []
-    for by in request.plan.breakdowns:
-        for table in distinct_tables(request.plan):
+    for by in results.plan.breakdowns:
+        for table in distinct_tables(results.plan):
             splits = [s for s in table.splits if not s.endswith(CONTROL_SUFFIX)] if by != COST else [SPLIT]
             for split in splits:
                 try:
-                    made.append(_build(request, table, by=by, split=split))
+                    made.append(_build(results, table, by=by, split=split))
                 except NotDrawn as reason:
                     notes.append(f"break-down by {by} of table {table.name} on {split}: {reason}")
     return made, notes
 
 
-def _build(request: FigureRequest, table: Table, *, by: str, split: str) -> Breakdown:
+def _build(results: Results, table: Table, *, by: str, split: str) -> Breakdown:
     if by == COST:
-        return build_cost_breakdown(request, table)
+        return build_cost_breakdown(results, table)
     if by == CLASS:
-        return build_class_breakdown(request, table, split=split)
-    return build_breakdown(request, table, by=by, split=split)
+        return build_class_breakdown(results, table, split=split)
+    return build_breakdown(results, table, by=by, split=split)
 
 
-def build_breakdown(request: FigureRequest, table: Table, *, by: str, split: str) -> Breakdown:
+def build_breakdown(results: Results, table: Table, *, by: str, split: str) -> Breakdown:
     """Group the samples of a split and score every variant in every group.
 
     Raises:
         NotDrawn: No run has left per-sample results, or no sample belongs to a group.
     """
     grouping = GROUPINGS[by]
-    sizes, evidence = group_evidence(request, table, grouping, split=split)
+    sizes, evidence = group_evidence(results, table, grouping, split=split)
     if not sizes:
         raise NotDrawn("no complete run has left per-sample results that can be grouped so")
     groups = [g for g in grouping.order or sorted(sizes) if g in sizes]
-    scores = {g: RowScores(evidence[g], request, within=partial(_members, grouping, g)) for g in groups}
+    scores = {g: RowScores(evidence[g], results.samples, within=partial(_members, grouping, g)) for g in groups}
     cells = {
         (name, group): ranked_scores(table.rows, evidence[group], split=split, metric_name=name, scores=scores[group])
         for name in METRICS
@@ -120,7 +120,7 @@ def build_breakdown(request: FigureRequest, table: Table, *, by: str, split: str
     )
     model = TableModel(
         name=breakdown_name(by, table, split),
-        caption=_caption(request, table, grouping, split, tested_on([c for of in cells.values() for c in of])),
+        caption=_caption(results, table, grouping, split, tested_on([c for of in cells.values() for c in of])),
         stub=grouping.stub,
         switch_heads=(),
         columns=tuple(Column(row.label) for row in table.rows),
@@ -130,18 +130,18 @@ def build_breakdown(request: FigureRequest, table: Table, *, by: str, split: str
 
 
 def group_evidence(
-    request: FigureRequest, table: Table, grouping: Grouping, *, split: str
+    results: Results, table: Table, grouping: Grouping, *, split: str
 ) -> tuple[dict[str, int], dict[str, dict[str, Evidence]]]:
     """Group -> number of samples, and group -> trial -> its scores in that group."""
     sizes: dict[str, int] = {}
     found: dict[str, dict[str, Evidence]] = {}
-    known = request.evidence(table.rows)
+    known = results.evidence(table.rows)
     for row in table.rows:
-        for run in request.runs(row):
-            samples = counted_samples(request, run, split)
+        for run in results.runs(row):
+            samples = results.samples.counted(run, split)
             if samples is None:
                 continue
-            empty = request.plan.trial(run.trial_id).evaluate.get("empty", "zero")
+            empty = results.plan.trial(run.trial_id).evaluate.get("empty", "zero")
             for group, mine in samples.groupby(grouping.assign(samples), sort=True):
                 counts = [mine[name].to_numpy(np.int64) for name in ("intersection", "union")]
                 scores = {(split, name): value for name, value in referring_scores(*counts, empty=empty).items()}
@@ -156,10 +156,10 @@ def _members(grouping: Grouping, group: str, samples: pd.DataFrame) -> pd.DataFr
     return samples[grouping.assign(samples) == group]
 
 
-def _caption(request: FigureRequest, table: Table, grouping: Grouping, split: str, tested: str) -> str:
+def _caption(results: Results, table: Table, grouping: Grouping, split: str, tested: str) -> str:
     labels = [metric(name).label for name in METRICS]
     return (
-        f"Scores {grouping.caption}, {split_label(split)} (study “{request.plan.study}”, rows of table {table.name}). "
+        f"Scores {grouping.caption}, {split_label(split)} (study “{results.plan.study}”, rows of table {table.name}). "
         f"{group_aggregation(table, tested)} N is the number of samples; {', '.join(labels)} in "
         f"{metric(METRICS[0]).unit}."
     )

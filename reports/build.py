@@ -12,16 +12,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pandas as pd
-
 from harness.errors import HarnessError
 from harness.records import Plan
-from reports.artifacts import FigureRequest, Sources
 from reports.bibliography import Reference, listed, references_of, render_bibliography
 from reports.breakdown import build_breakdowns
 from reports.breakdown_parts import Breakdown
 from reports.csv_table import render_csv
-from reports.figures import DrawnFigures, draw_figures
+from reports.figures import draw_figures
 from reports.granularity import computed_notes, published_notes
 from reports.html import Page, render_page
 from reports.latex import Origin, compile_pdf, render_document, render_table
@@ -31,6 +28,7 @@ from reports.numbers import FILE as NUMBERS
 from reports.numbers import numbers_of, render_numbers
 from reports.page_parts import Background, Runs
 from reports.published import load_published
+from reports.results import Results
 from reports.stale import mark_stale, stale_notes
 from reports.table_model import TableModel
 from reports.tables import build_table
@@ -106,30 +104,22 @@ class FilledTables:
 
 
 def build_report(
-    plan: Plan,
-    frame: pd.DataFrame,
-    out_dir: Path,
-    *,
-    published_dir: Path,
-    sources: Sources | None = None,
-    background: Background | None = None,
+    results: Results, out_dir: Path, *, published_dir: Path, background: Background | None = None
 ) -> ReportFiles:
     """Write the report of a study.
 
     Args:
-        plan: The study, expanded.
-        frame: Results frame.
+        results: The study.
         out_dir: Folder to write to; made if it does not exist. Files of an earlier report are replaced.
         published_dir: Folder of the files of published numbers.
-        sources: What figures and break-downs are made from; without it, they are not made and a note says so.
         background: What the page says besides: addresses of runs, tracebacks, versions, the study's file.
 
     Raises:
         HarnessError: A table's name cannot be a file's name, published numbers are missing or damaged, or LaTeX fails.
     """
-    filled = fill_tables(plan, frame, published_dir=published_dir, sources=sources)
+    plan, filled = results.plan, fill_tables(results, published_dir=published_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    drawn = _figures(plan, frame, sources, out_dir / FIGURES)
+    drawn = draw_figures(results, out_dir / FIGURES)
     shown, origin = filled.shown, Origin(plan.study, plan.spec_sha)
     tex = tuple(_write(out_dir / f"{t.name}.tex", render_table(t, origin, siunitx=plan.siunitx)) for t in shown)
     markdown = tuple(_write(out_dir / f"{t.name}.md", render_markdown(t)) for t in shown)
@@ -146,12 +136,12 @@ def build_report(
     page = Page(
         plan,
         filled.tables,
-        Runs(plan, frame, said),
+        Runs(results, said),
         study_text=said.study_text,
         breakdowns=[b.table for b in filled.breakdowns],
         figures=drawn.captions,
         notes=notes,
-        origins=sources.origins if sources else {},
+        origins=results.sources.origins,
     )
     html = _write(out_dir / PAGE, render_page(page))
     made = [path for path in (bib, pdf) if path is not None]
@@ -167,30 +157,25 @@ def build_report(
     )
 
 
-def fill_tables(
-    plan: Plan, frame: pd.DataFrame, *, published_dir: Path, sources: Sources | None = None
-) -> FilledTables:
+def fill_tables(results: Results, *, published_dir: Path) -> FilledTables:
     """Every table and break-down of a study, as its report shows them; nothing is written.
 
     Args:
-        plan: The study, expanded.
-        frame: Results frame.
+        results: The study.
         published_dir: Folder of the files of published numbers.
-        sources: As for `build_report`.
 
     Raises:
         HarnessError: A table's name cannot be a file's name, or published numbers are missing or damaged.
     """
+    plan, origins = results.plan, results.sources.origins
     _check_names([table.name for table in plan.tables])
     files = {name: load_published(name, folder=published_dir) for name in _published_names(plan)}
     tables = tuple(
-        build_table(plan, t, frame, files[t.published] if t.published is not None else None, sources=sources)
-        for t in plan.tables
+        build_table(results, t, files[t.published] if t.published is not None else None) for t in plan.tables
     )
-    breakdowns, notes = _breakdowns(plan, frame, sources)
-    doubts = published_notes(plan, files) + (computed_notes(FigureRequest(plan, frame, sources)) if sources else [])
+    breakdowns, notes = build_breakdowns(results)
+    doubts = published_notes(plan, files) + computed_notes(results)
     _check_names([t.name for t in (*tables, *(b.table for b in breakdowns))])
-    origins = sources.origins if sources else {}
     tables = tuple(mark_stale(table, plan, origins) for table in tables)
     breakdowns = [replace(b, table=mark_stale(b.table, plan, origins)) for b in breakdowns]
     cited = {note.cite for table in tables for note in table.footnotes}
@@ -205,20 +190,6 @@ def _compiled(document: Path, *, siunitx: bool) -> tuple[Path | None, str]:
         return None, f"TeX has no {PACKAGE} ({HINT})"
     pdf = compile_pdf(document)
     return pdf, "" if pdf else "pdflatex is not on PATH (Debian: apt-get install texlive-latex-extra)"
-
-
-def _breakdowns(plan: Plan, frame: pd.DataFrame, sources: Sources | None) -> tuple[list[Breakdown], list[str]]:
-    if sources is None or not plan.breakdowns:
-        return [], [f"break-down by {by}: no per-sample results are at hand" for by in plan.breakdowns]
-    return build_breakdowns(FigureRequest(plan, frame, sources))
-
-
-def _figures(plan: Plan, frame: pd.DataFrame, sources: Sources | None, folder: Path) -> DrawnFigures:
-    if sources is None or not plan.figures:
-        return DrawnFigures(
-            (), frozenset(), tuple(f"figure {f}: nothing to draw from is at hand" for f in plan.figures)
-        )
-    return draw_figures(FigureRequest(plan, frame, sources), folder)
 
 
 def _check_names(names: Sequence[str]) -> None:

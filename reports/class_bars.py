@@ -13,11 +13,12 @@ from matplotlib.patches import Patch
 
 from harness.metrics import metric
 from harness.records import Table
-from reports.artifacts import FigureRequest, NotDrawn
+from reports.artifacts import NotDrawn
 from reports.captions import counted_label, mean_words, split_label
 from reports.class_breakdown import MEAN
 from reports.class_scores import IOU, averaging_notes, class_slugs
 from reports.drawing import Drawing, new_figure, wrapped
+from reports.results import Results
 from reports.stats import Summary, summarize
 from reports.style import PAGE_WIDTH, fills, house_style, legend_columns, light_grid
 
@@ -47,32 +48,32 @@ class ClassBars(NamedTuple):
         return [summarize(values) for values in self.scores]
 
 
-def class_bars(request: FigureRequest, table: Table) -> list[ClassBars]:
+def class_bars(results: Results, table: Table) -> list[ClassBars]:
     """The IoU of every class that occurs in the deciding split, then their mean.
 
     Raises:
         NotDrawn: No run has recorded the score of a class.
     """
-    evidence, split = request.evidence(table.rows), request.plan.deciding_split(table)
+    evidence, split = results.evidence(table.rows), results.plan.deciding_split(table)
     slugs = class_slugs(evidence.values(), split)
     if not slugs:
         raise NotDrawn(f"no complete run has recorded scores of single classes on {split}")
     found = []
     for name, shown in [*((f"{IOU}{slug}", slug.replace("_", " ")) for slug in slugs), (MEAN, "mean")]:
-        of_rows = ([evidence[t].scores.get((split, name)) for t in r.trial_ids if t in evidence] for r in table.rows)
-        found.append(ClassBars(shown, name, tuple(tuple(v for v in row if v is not None) for row in of_rows)))
+        values = (tuple(results.values(row, split=split, metric_name=name)) for row in table.rows)
+        found.append(ClassBars(shown, name, tuple(values)))
     return found
 
 
-def draw_class_bars(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+def draw_class_bars(results: Results, table: Table) -> Sequence[Drawing]:
     """The bars of a table, on as many lines as they need to be read."""
-    found, split = class_bars(request, table), request.plan.deciding_split(table)
+    found, split = class_bars(results, table), results.plan.deciding_split(table)
     words = max(len(word) for bars in found for word in bars.name.split())
     per_class = max(MIN_BAR * len(table.rows) / GROUP, CHARACTER * words)
     lines = math.ceil(len(found) / max(1, int(PLOT_WIDTH / per_class)))
     length = math.ceil(len(found) / lines)
     labels = [
-        wrapped(counted_label(row.label, n=len(request.runs(row)), expected=len(row.trial_ids)), 52)
+        wrapped(counted_label(row.label, n=len(results.runs(row)), expected=len(row.trial_ids)), 52)
         for row in table.rows
     ]
     columns = legend_columns(labels, narrow=False)
@@ -86,7 +87,7 @@ def draw_class_bars(request: FigureRequest, table: Table) -> Sequence[Drawing]:
         handles = [Patch(linewidth=0.5, **look._asdict()) for look in fills(len(labels))]
         figure.legend(handles, labels, loc="outside lower center", ncols=columns)
         figure.set_layout_engine("constrained")
-    notes = averaging_notes(request.evidence(table.rows), [split], [MEAN])
+    notes = averaging_notes(results.evidence(table.rows), [split], [MEAN])
     spread = mean_words((len(row.trial_ids) for row in table.rows), mark="bar", spread="whisker")
     caption = f"IoU of every class on {split_label(split)}, and the mean over classes. {' '.join([spread, *notes])}"
     numbers = [
@@ -96,9 +97,8 @@ def draw_class_bars(request: FigureRequest, table: Table) -> Sequence[Drawing]:
         if s is not None
     ]
     names = ["variant", "class", "metric", "split", "mean", "std", "n", "expected_n"]
-    runs = dict.fromkeys(run.run_id for row in table.rows for run in request.runs(row))
     data = pd.DataFrame(numbers, columns=names)
-    return [Drawing(f"class_bars_{table.name}", figure, data, caption, tuple(runs))]
+    return [Drawing(f"class_bars_{table.name}", figure, data, caption, results.run_ids(table.rows))]
 
 
 def _draw_line(axes: Axes, found: Sequence[ClassBars], *, length: int) -> None:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from harness.metrics import metric
 from harness.records import Table
-from reports.artifacts import FigureRequest, NotDrawn
+from reports.artifacts import NotDrawn
 from reports.breakdown_parts import Breakdown, breakdown_csv, breakdown_name, counted_cells, group_aggregation
 from reports.captions import as_sentence, metric_head, split_label
 from reports.cells import ranked_scores
 from reports.class_scores import IOU, averaging_notes, class_slugs
 from reports.comparison_notes import mark_footnotes, tested_on
-from reports.comparisons import Judged, judge, pool
-from reports.row_scores import RowScores, difference
+from reports.comparisons import Judged, Shown, judge_columns
+from reports.results import Results
 from reports.table_model import TEST_MARKS, Block, Cell, Column, Flag, Footnote, TableModel, TableRow
 
 CLASS = "class"
@@ -28,22 +27,24 @@ CLASS = "class"
 MEAN = "miou"
 
 
-def build_class_breakdown(request: FigureRequest, table: Table, *, split: str) -> Breakdown:
+def build_class_breakdown(results: Results, table: Table, *, split: str) -> Breakdown:
     """The IoU of every class that occurs in a split, and their mean.
 
     Raises:
         NotDrawn: No run has recorded the score of a class.
     """
-    evidence = request.evidence(table.rows)
+    evidence = results.evidence(table.rows)
     slugs = class_slugs(evidence.values(), split)
     if not slugs:
         raise NotDrawn("no complete run has recorded scores of single classes")
-    scores = RowScores(evidence, request)
+    scores = results.scores
     cells = {
         (name, group): ranked_scores(table.rows, evidence, split=split, metric_name=name, scores=scores)
         for name, group in [*((f"{IOU}{slug}", slug) for slug in slugs), (MEAN, "mean")]
     }
-    judged = _judged(request, table, scores, [name for name, _ in cells], split=split)
+    reference = results.plan.reference(table) if table.kind == "ablation" else None
+    columns = [(split, name) for name, _ in cells]
+    judged = judge_columns(table, reference, scores, columns) if reference else {}
     cells = {key: _marked(table, of, judged) for key, of in cells.items()}
     rows = [TableRow(slug.replace("_", " "), counted_cells(cells[f"{IOU}{slug}", slug])) for slug in slugs]
     mean = TableRow("mean over classes", counted_cells(cells[MEAN, "mean"]))
@@ -51,7 +52,7 @@ def build_class_breakdown(request: FigureRequest, table: Table, *, split: str) -
     tested = tested_on([c for of in cells.values() for c in of])
     model = TableModel(
         name=breakdown_name(CLASS, table, split),
-        caption=_caption(request, table, split, tested, marked=bool(judged)),
+        caption=_caption(results, table, split, tested, marked=bool(judged)),
         stub="Class",
         switch_heads=(),
         columns=tuple(Column(row.label) for row in table.rows),
@@ -62,30 +63,11 @@ def build_class_breakdown(request: FigureRequest, table: Table, *, split: str) -
     return Breakdown(model, breakdown_csv(table, CLASS, sizes, cells))
 
 
-def _judged(
-    request: FigureRequest, table: Table, scores: RowScores, names: Sequence[str], *, split: str
-) -> dict[tuple[str, str], Judged]:
-    """(variant, metric) -> difference to the reference of an ablation, those of all classes tested as one family."""
-    reference = request.plan.reference(table) if table.kind == "ablation" else None
-    if reference is None:
-        return {}
-    places, differences = [], []
-    for name in names:
-        of = partial(scores.of, split=split, metric_name=name)
-        rows = {row.trial_ids: row for row in (*table.rows, reference)}.values()
-        pooled = pool([of(row) for row in rows])
-        for row in (row for row in table.rows if row.trial_ids != reference.trial_ids):
-            places.append((row.variant, name))
-            differences.append((difference(of(row), of(reference)), pooled))
-    found = zip(places, judge(differences), strict=True)
-    return {place: judged for place, judged in found if judged is not None}
-
-
-def _marked(table: Table, cells: Sequence[Cell], judged: Mapping[tuple[str, str], Judged]) -> tuple[Cell, ...]:
+def _marked(table: Table, cells: Sequence[Cell], judged: Mapping[Shown, Judged]) -> tuple[Cell, ...]:
     """Scores of a class with what the tests say of their differences to the reference."""
     marked = []
     for row, cell in zip(table.rows, cells, strict=True):
-        found = judged.get((row.variant, cell.metric))
+        found = judged.get(Shown(row.variant, cell.split, cell.metric))
         if found is None or found.p is None:
             marked.append(cell)
             continue
@@ -95,11 +77,11 @@ def _marked(table: Table, cells: Sequence[Cell], judged: Mapping[tuple[str, str]
     return tuple(marked)
 
 
-def _caption(request: FigureRequest, table: Table, split: str, tested: str, *, marked: bool) -> str:
-    reference = request.plan.reference(table) if marked else None
+def _caption(results: Results, table: Table, split: str, tested: str, *, marked: bool) -> str:
+    reference = results.plan.reference(table) if marked else None
     marks = f" Marks tell what differs from the reference, “{reference.label}”." if reference else ""
     text = (
-        f"IoU by class, {split_label(split)} (study “{request.plan.study}”, rows of table {table.name}). "
+        f"IoU by class, {split_label(split)} (study “{results.plan.study}”, rows of table {table.name}). "
         f"{group_aggregation(table, tested)} In {metric(MEAN).unit}.{marks}"
     )
-    return f"{text} {as_sentence(request.plan.data_note)}" if request.plan.data_note else text
+    return f"{text} {as_sentence(results.plan.data_note)}" if results.plan.data_note else text

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from harness.metrics import metric
 from reports.captions import join_words, split_label
 from reports.cells import MINUS
-from reports.comparisons import Judged
+from reports.comparisons import Judged, Shown
 from reports.row_scores import MIN_UNITS
 from reports.significance import ALPHA
 from reports.table_model import TEST_MARKS, Cell, Flag, Footnote
@@ -40,7 +40,7 @@ def alike_notes(cells: Collection[Cell]) -> list[str]:
     return [f"No row can be told from the best, and none is bold: {'; '.join(found)}."] if found else []
 
 
-def mark_footnotes(judged: Mapping[tuple[str, str], Judged]) -> tuple[Footnote, ...]:
+def mark_footnotes(judged: Mapping[Shown, Judged]) -> tuple[Footnote, ...]:
     """What the marks behind differences mean."""
     tested = [j for j in judged.values() if j.p is not None]
     differences = "the one difference" if len(tested) == 1 else f"the {len(tested)} differences"
@@ -55,17 +55,17 @@ def mark_footnotes(judged: Mapping[tuple[str, str], Judged]) -> tuple[Footnote, 
     return tuple(Footnote(TEST_MARKS[flag], text) for flag, text in texts.items() if flag in found)
 
 
-def delta_notes(judged: Mapping[tuple[str, str], Judged], labels: Mapping[str, str], *, metric_name: str) -> list[str]:
+def delta_notes(judged: Mapping[Shown, Judged], labels: Mapping[str, str], *, metric_name: str) -> list[str]:
     """Per split the tests of every difference: corrected p, p of the exact test over replicates, effect size.
 
     Args:
-        judged: (variant, split) -> judged difference.
+        judged: Differences of that metric.
         labels: Variant -> label of its row.
         metric_name: What differences are of.
     """
     notes = []
-    for split in dict.fromkeys(split for _, split in judged):
-        of_split = {labels[variant]: j for (variant, s), j in judged.items() if s == split and j.p is not None}
+    for split in dict.fromkeys(shown.split for shown in judged):
+        of_split = {labels[of.variant]: j for of, j in judged.items() if of.split == split and j.p is not None}
         if not of_split or len(of_split) > MAX_LISTED:
             continue
         listed = "; ".join(f"{label}: {_tests(found)}" for label, found in of_split.items())
@@ -79,10 +79,15 @@ def show_p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def stated_p(p: float) -> str:
+    """The same as a statement: `p = 0.012`, `p < 0.001`."""
+    return f"p {show_p(p)}" if p < 0.001 else f"p = {show_p(p)}"
+
+
 def _tests(judged: Judged) -> str:
     flips, effect = judged.comparison.sign_flip, judged.comparison.effect
     known = [show_p(p) for p in (judged.p, flips.p if flips else None) if p is not None]
-    return ", ".join([*known, "–" if effect is None else f"{effect:.1f}".replace("-", MINUS)])  # noqa: RUF001
+    return ", ".join([*known, "–" if effect is None else f"{effect:.1f}".replace("-", MINUS)])
 
 
 def _least(of_split: Mapping[str, Judged]) -> str:

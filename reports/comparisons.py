@@ -12,9 +12,8 @@ the latter, those of rows x replicates without interaction. `docs/statistics.md`
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ import numpy as np
 from harness.records import Row, Table
 from reports.intervals import MIN_REPLICATES, Floats, Pooled, Replicated
 from reports.row_scores import RowScore, RowScores, difference
-from reports.significance import ALPHA, Comparison, compare, holm, p_value, p_values
+from reports.significance import ALPHA, Comparison, compare, holm, holm_known, p_value, p_values
 
 
 class Standing(NamedTuple):
@@ -32,6 +31,14 @@ class Standing(NamedTuple):
     """Positions of the rows that cannot be told from the best one; empty where no row can."""
     alike: bool
     """Whether rows were compared and none could be told from the best."""
+
+
+class Shown(NamedTuple):
+    """Whose difference to the reference, and in which column."""
+
+    variant: str
+    split: str
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -114,23 +121,29 @@ def standing(scores: Sequence[RowScore | None], *, higher_is_better: bool) -> St
 def judge(differences: Sequence[tuple[Replicated | None, Pooled | None]]) -> list[Judged | None]:
     """Test differences to the reference as one family, each with its column's pool; None where there is none."""
     compared = [compare(d, pooled) if d is not None else None for d, pooled in differences]
-    tested = [i for i, c in enumerate(compared) if c is not None and c.p is not None]
-    corrected = dict(zip(tested, holm([c.p for c in compared if c is not None and c.p is not None]), strict=True))
-    return [Judged(c, corrected.get(i)) if c is not None else None for i, c in enumerate(compared)]
+    corrected = holm_known([c.p if c is not None else None for c in compared])
+    return [Judged(c, p) if c is not None else None for c, p in zip(compared, corrected, strict=True)]
 
 
-def judge_table(table: Table, reference: Row, scores: RowScores, *, metric_name: str) -> dict[tuple[str, str], Judged]:
-    """Every difference to the reference that a table shows, on all its splits, tested as one family.
+def judge_columns(
+    table: Table, reference: Row, scores: RowScores, columns: Iterable[tuple[str, str]]
+) -> dict[Shown, Judged]:
+    """Every difference to the reference in some columns of a table, (split, metric), tested as one family.
 
-    Returns:
-        (variant, split) -> difference; without those that have no replicate in common with the reference.
+    Those that have no replicate in common with the reference are left out.
     """
-    places = [(row, split) for split in table.splits for row in table.rows if row.trial_ids != reference.trial_ids]
-    of = partial(scores.of, metric_name=metric_name)
     rows = {row.trial_ids: row for row in (*table.rows, reference)}.values()
-    pools = {split: pool([of(row, split=split) for row in rows]) for split in table.splits}
-    found = judge(
-        [(difference(of(row, split=split), of(reference, split=split)), pools[split]) for row, split in places]
-    )
-    pairs = zip(places, found, strict=True)
-    return {(row.variant, split): judged for (row, split), judged in pairs if judged is not None}
+    places: list[Shown] = []
+    differences: list[tuple[Replicated | None, Pooled | None]] = []
+    for split, name in columns:
+        found = {row.trial_ids: scores.of(row, split=split, metric_name=name) for row in rows}
+        pooled = pool(list(found.values()))
+        for row in (row for row in table.rows if row.trial_ids != reference.trial_ids):
+            places.append(Shown(row.variant, split, name))
+            differences.append((difference(found[row.trial_ids], found[reference.trial_ids]), pooled))
+    return {place: judged for place, judged in zip(places, judge(differences), strict=True) if judged is not None}
+
+
+def judge_deltas(table: Table, reference: Row, scores: RowScores, *, metric_name: str) -> dict[Shown, Judged]:
+    """The differences of a table's column of differences, on all its splits."""
+    return judge_columns(table, reference, scores, [(split, metric_name) for split in table.splits])

@@ -10,16 +10,17 @@ import pandas as pd
 
 from harness.metrics import metric
 from harness.records import Table
-from reports.artifacts import FigureRequest, NotDrawn, OtherDesign
+from reports.artifacts import NotDrawn, OtherDesign
 from reports.bars import Bar, draw_bars
 from reports.captions import replicates_words, split_label
 from reports.comparison_notes import rests_on
 from reports.comparisons import Judged, judge, pool
 from reports.drawing import Drawing
-from reports.factorial import Effect, Factorial
+from reports.factorial import Factorial
 from reports.factors import full_factorial, scored
-from reports.row_scores import RowScore, RowScores, difference, on_replicates
-from reports.significance import ALPHA, holm
+from reports.results import Results
+from reports.row_scores import RowScore, difference, on_replicates
+from reports.significance import ALPHA, holm_known
 from reports.table_model import TEST_MARKS, Flag
 
 LADDER = "cumulative"
@@ -41,7 +42,7 @@ class Ladder:
     """Replicates that not every row has."""
 
 
-def ladder(request: FigureRequest, table: Table) -> Ladder:
+def ladder(results: Results, table: Table) -> Ladder:
     """What every step of a cumulative design adds.
 
     Raises:
@@ -50,8 +51,8 @@ def ladder(request: FigureRequest, table: Table) -> Ladder:
     """
     if table.design != LADDER:
         raise OtherDesign(f"it takes rows that each add to the one before (design: {LADDER})")
-    of = RowScores(request.evidence(table.rows), request)
-    split, name = request.plan.deciding_split(table), request.plan.deciding_metric(table)
+    of = results.scores
+    split, name = results.plan.deciding_split(table), results.plan.deciding_metric(table)
     found = [score for row in table.rows if (score := of.of(row, split=split, metric_name=name))]
     shared = set(found[0].replicates).intersection(*(s.replicates for s in found)) if found else set()
     if len(found) < len(table.rows) or not shared:
@@ -64,10 +65,10 @@ def ladder(request: FigureRequest, table: Table) -> Ladder:
     return Ladder(labels, tuple(scores), tuple(j for j in judged if j is not None), left_out)
 
 
-def draw_waterfall(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+def draw_waterfall(results: Results, table: Table) -> Sequence[Drawing]:
     """From the first row of a cumulative table to its last, a bar for what each step adds."""
-    found = ladder(request, table)
-    shown, split = metric(request.plan.deciding_metric(table)), request.plan.deciding_split(table)
+    found = ladder(results, table)
+    shown, split = metric(results.plan.deciding_metric(table)), results.plan.deciding_split(table)
     means = [score.found.mean for score in found.scores]
     bars = [Bar(found.labels[0], None, means[0], is_total=True)]
     for label, below, step in zip(found.labels[1:], means, found.steps, strict=False):
@@ -89,19 +90,19 @@ def draw_waterfall(request: FigureRequest, table: Table) -> Sequence[Drawing]:
     ps = [None, *(step.p for step in found.steps), None]
     data = _numbers(bars, what, ps, {"split": split, "metric": shown.name, "n": replicates, "left_out": found.left_out})
     figure = draw_bars(bars, shown, x_label=f"{shown.label} ({shown.unit})")
-    return [Drawing(f"waterfall_{table.name}", figure, data, caption, _runs(request, table))]
+    return [Drawing(f"waterfall_{table.name}", figure, data, caption, results.run_ids(table.rows))]
 
 
-def draw_shapley(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+def draw_shapley(results: Results, table: Table) -> Sequence[Drawing]:
     """Each component's share of the whole gain, where every subset of components was trained."""
-    design = full_factorial(request.plan, table)
+    design = full_factorial(results.plan, table)
     many = [name for name, levels in design.factors.items() if len(levels) != 2]
     if many:
         raise OtherDesign(f"shares are of components that are on or off; {many[0]} has more than two levels")
-    found = scored(request, table, design)
-    shown, split = metric(request.plan.deciding_metric(table)), request.plan.deciding_split(table)
+    found = scored(results, table, design)
+    shown, split = metric(results.plan.deciding_metric(table)), results.plan.deciding_split(table)
     shares, gain = found.shapley(), found.gain()
-    corrected = _corrected(shares)
+    corrected = holm_known([e.p for e in shares])
     bars = [Bar(e.name[0], 0.0, e.value, e.interval, _mark(p)) for e, p in zip(shares, corrected, strict=True)]
     bars.append(Bar("all components", 0.0, gain.value, gain.interval, is_total=True))
     caption = _shapley_caption(found, shown.label, split)
@@ -109,7 +110,9 @@ def draw_shapley(request: FigureRequest, table: Table) -> Sequence[Drawing]:
     about: dict[str, str | int] = {"split": split, "metric": shown.name}
     about |= {"n": found.replicates, "left_out": found.left_out}
     figure = draw_bars(bars, shown, x_label=f"share of the gain in {shown.label} ({shown.delta_unit})")
-    return [Drawing(f"shapley_{table.name}", figure, _numbers(bars, what, ps, about), caption, _runs(request, table))]
+    return [
+        Drawing(f"shapley_{table.name}", figure, _numbers(bars, what, ps, about), caption, results.run_ids(table.rows))
+    ]
 
 
 def _shapley_caption(found: Factorial, label: str, split: str) -> str:
@@ -124,11 +127,6 @@ def _shapley_caption(found: Factorial, label: str, split: str) -> str:
         f"{text} Whiskers are 95 % intervals: least squares with a level per subset and a block per replicate; "
         f"{MARKS_MEAN} (Holm's correction over components, 5 %). Test samples take no part."
     )
-
-
-def _corrected(effects: Sequence[Effect]) -> list[float | None]:
-    known = [e.p for e in effects if e.p is not None]
-    return [*holm(known)] if len(known) == len(effects) else [None] * len(effects)
 
 
 def _mark(p: float | None) -> str:
@@ -152,7 +150,3 @@ def _numbers(
     for name, value in about.items():
         data[name] = value
     return data
-
-
-def _runs(request: FigureRequest, table: Table) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(run.run_id for row in table.rows for run in request.runs(row)))

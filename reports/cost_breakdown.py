@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from harness.records import Table
-from reports.artifacts import FigureRequest, NotDrawn
+from reports.artifacts import NotDrawn
 from reports.breakdown_parts import PREFIX, Breakdown, breakdown_csv, counted_cells
 from reports.captions import join_words
 from reports.costs import MEANING, RECORDED, Cost, cost_cell
+from reports.results import Results
 from reports.table_model import Block, Cell, Column, Footnote, TableModel, TableRow
 
 COST = "cost"
 """Name in `report.breakdowns`."""
 
 
-def build_cost_breakdown(request: FigureRequest, table: Table) -> Breakdown:
+def build_cost_breakdown(results: Results, table: Table) -> Breakdown:
     """Parameters, multiply-adds, latency, memory, hours and energy of every row of a table.
 
     Raises:
         NotDrawn: No run has recorded a cost.
     """
-    evidence = request.evidence(table.rows)
+    evidence = results.evidence(table.rows)
     cells = {cost: [cost_cell(row, evidence, cost) for row in table.rows] for cost in RECORDED}
     known = {cost: of for cost, of in cells.items() if any(cell.value is not None for cell in of)}
     if not known:
@@ -32,7 +33,7 @@ def build_cost_breakdown(request: FigureRequest, table: Table) -> Breakdown:
     ]
     model = TableModel(
         name=f"{PREFIX}_{COST}_{table.name}",
-        caption=_caption(request, table, shown),
+        caption=_caption(results, table, shown),
         stub="Variant",
         switch_heads=(),
         columns=tuple(Column(cost.head) for cost in shown),
@@ -43,11 +44,11 @@ def build_cost_breakdown(request: FigureRequest, table: Table) -> Breakdown:
     return Breakdown(model, csv)
 
 
-def _caption(request: FigureRequest, table: Table, shown: dict[Cost, list[Cell]]) -> str:
+def _caption(results: Results, table: Table, shown: dict[Cost, list[Cell]]) -> str:
     measured = [cost for cost in shown if cost.measured]
     spread = any(cell.spread for cost in measured for cell in shown[cost])
     parts = [
-        f"What each row costs (study “{request.plan.study}”, rows of table {table.name}).",
+        f"What each row costs (study “{results.plan.study}”, rows of table {table.name}).",
         MEANING,
         *(cost.meaning for cost in shown if cost.meaning),
     ]

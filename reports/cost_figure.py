@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -18,11 +18,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from harness.metrics import Metric, metric
 from harness.records import Row, Table
-from reports.artifacts import FigureRequest, NotDrawn
+from reports.artifacts import NotDrawn
 from reports.captions import counted_label, mean_words, split_label
 from reports.costs import recorded_cost
 from reports.drawing import Drawing, new_figure, wrapped
-from reports.evidence import Evidence
+from reports.results import Results
 from reports.stats import Summary, summarize
 from reports.style import COLUMN_WIDTH, FAINT, PAGE_WIDTH, house_style, legend_columns, light_grid, points
 
@@ -82,14 +82,12 @@ def on_front(places: Sequence[tuple[float, float]], *, higher_is_better: bool = 
     return [not any(beats(other, place) for other in places) for place in places]
 
 
-def cost_panels(request: FigureRequest, table: Table, axes: Sequence[CostAxis]) -> list[Panel]:
+def cost_panels(results: Results, table: Table, axes: Sequence[CostAxis]) -> list[Panel]:
     """A panel for each of some costs that at least two scored rows have recorded, and that is not 0 for all."""
-    evidence = request.evidence(table.rows)
-    key = (request.plan.deciding_split(table), request.plan.deciding_metric(table))
-    better = metric(key[1]).higher_is_better
+    better = metric(results.plan.deciding_metric(table)).higher_is_better
     panels = []
     for axis in axes:
-        found = [(i, row, *known) for i, row in enumerate(table.rows) if (known := _known(row, evidence, axis, key))]
+        found = [(i, row, *known) for i, row in enumerate(table.rows) if (known := _known(results, table, row, axis))]
         if len(found) < MIN_ROWS or not any(cost for _, _, cost, _ in found):
             continue
         front = on_front([(cost, score.mean) for _, _, cost, score in found], higher_is_better=better)
@@ -97,30 +95,29 @@ def cost_panels(request: FigureRequest, table: Table, axes: Sequence[CostAxis]) 
     return panels
 
 
-def draw_cost(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+def draw_cost(results: Results, table: Table) -> Sequence[Drawing]:
     """The figure of the models' costs and, where they were recorded, that of the machines'."""
-    models, machines = (cost_panels(request, table, axes) for axes in (MODEL_COSTS, MACHINE_COSTS))
+    models, machines = (cost_panels(results, table, axes) for axes in (MODEL_COSTS, MACHINE_COSTS))
     if not models and not machines:
         raise NotDrawn(f"it takes at least {MIN_ROWS} rows with a score and a recorded cost")
     found = []
     if models:
-        found.append(_drawing(request, table, models, name=f"cost_{table.name}", note=""))
+        found.append(_drawing(results, table, models, name=f"cost_{table.name}", note=""))
     if machines:
         note = " Times are those of the machines that ran the trials: compare them only where those were the same."
-        found.append(_drawing(request, table, machines, name=f"cost_time_{table.name}", note=note))
+        found.append(_drawing(results, table, machines, name=f"cost_time_{table.name}", note=note))
     return found
 
 
-def _known(
-    row: Row, evidence: Mapping[str, Evidence], axis: CostAxis, key: tuple[str, str]
-) -> tuple[float, Summary] | None:
-    costs = recorded_cost(row, evidence, axis.name)
-    score = summarize([evidence[t].scores[key] for t in row.trial_ids if t in evidence and key in evidence[t].scores])
+def _known(results: Results, table: Table, row: Row, axis: CostAxis) -> tuple[float, Summary] | None:
+    costs = recorded_cost(row, results.evidence([row]), axis.name)
+    split, name = results.plan.deciding_split(table), results.plan.deciding_metric(table)
+    score = summarize(results.values(row, split=split, metric_name=name))
     return (statistics.fmean(costs.values()), score) if costs and score else None
 
 
-def _drawing(request: FigureRequest, table: Table, panels: Sequence[Panel], *, name: str, note: str) -> Drawing:
-    shown, split = metric(request.plan.deciding_metric(table)), request.plan.deciding_split(table)
+def _drawing(results: Results, table: Table, panels: Sequence[Panel], *, name: str, note: str) -> Drawing:
+    shown, split = metric(results.plan.deciding_metric(table)), results.plan.deciding_split(table)
     rows = {point.position: point for panel in panels for point in panel.points}
     labels = {
         i: wrapped(counted_label(p.row.label, n=p.score.n, expected=len(p.row.trial_ids)), 52)
@@ -145,8 +142,8 @@ def _drawing(request: FigureRequest, table: Table, panels: Sequence[Panel], *, n
         f"the line is the best score that a cost buys. Open: another row is. {spread} The front goes by means and "
         f"is no test.{note}"
     )
-    runs = dict.fromkeys(run.run_id for point in rows.values() for run in request.runs(point.row))
-    return Drawing(name, figure, _numbers(panels, shown.name, split), caption, tuple(runs))
+    runs = results.run_ids(point.row for point in rows.values())
+    return Drawing(name, figure, _numbers(panels, shown.name, split), caption, runs)
 
 
 def _draw_panel(axes: Axes, panel: Panel, looks: Sequence[tuple[str, str]], shown: Metric) -> None:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from harness.metrics import METRICS, metric
 from harness.records import Row, Table
-from reports.artifacts import FigureRequest, NotDrawn
+from reports.artifacts import NotDrawn
 from reports.captions import split_label
 from reports.drawing import Drawing, new_figure
-from reports.sample_tables import sample_ious
+from reports.results import Results
 from reports.style import COLUMN_WIDTH, PAGE_WIDTH, house_style, light_grid, series
 
 THRESHOLDS = np.round(np.arange(0.0, 1.0, 0.02), 2)
@@ -35,11 +35,11 @@ class Curve(NamedTuple):
     run_ids: tuple[str, ...]
 
 
-def precision_curves(request: FigureRequest, table: Table) -> list[Curve]:
+def precision_curves(results: Results, table: Table) -> list[Curve]:
     """Share of samples whose IoU reaches a threshold, per variant and replicate."""
     found = []
     for row in table.rows:
-        tables = [(run, sample_ious(request, run, request.plan.deciding_split(table))) for run in request.runs(row)]
+        tables = [(run, results.samples.ious(run, results.plan.deciding_split(table))) for run in results.runs(row)]
         kept = [(run, ious) for run, ious in tables if ious is not None and len(ious)]
         if kept:
             y = np.array([(ious.to_numpy()[:, None] >= THRESHOLDS).mean(0) for _, ious in kept])
@@ -49,10 +49,10 @@ def precision_curves(request: FigureRequest, table: Table) -> list[Curve]:
     return found
 
 
-def draw_precision_curve(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+def draw_precision_curve(results: Results, table: Table) -> Sequence[Drawing]:
     """Precision over thresholds, all variants of a table in one plot."""
-    curves = precision_curves(request, table)
-    split = request.plan.deciding_split(table)
+    curves = precision_curves(results, table)
+    split = results.plan.deciding_split(table)
     with house_style():
         figure = new_figure(COLUMN_WIDTH, 2.7 + 0.13 * len(curves))
         axes = figure.add_subplot()
@@ -67,11 +67,11 @@ def draw_precision_curve(request: FigureRequest, table: Table) -> Sequence[Drawi
     return [_drawing(f"precision_curve_{table.name}", figure, {"p": curves}, "threshold", caption)]
 
 
-def learning_curves(request: FigureRequest, rows: Sequence[Row], name: str) -> list[Curve]:
+def learning_curves(results: Results, rows: Sequence[Row], name: str) -> list[Curve]:
     """A learning curve per variant and replicate, epochs from 1."""
     found = []
     for row in rows:
-        runs = [(run.run_id, request.sources.artifacts.curve(run.run_id, name)) for run in request.runs(row)]
+        runs = [(run.run_id, results.sources.artifacts.curve(run.run_id, name)) for run in results.runs(row)]
         kept = [(run_id, curve) for run_id, curve in runs if curve]
         if kept:
             x = np.array(sorted({epoch for _, curve in kept for epoch in curve}))
@@ -80,11 +80,11 @@ def learning_curves(request: FigureRequest, rows: Sequence[Row], name: str) -> l
     return found
 
 
-def draw_learning_curves(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+def draw_learning_curves(results: Results, table: Table) -> Sequence[Drawing]:
     """Training loss and the primary metric on validation over epochs."""
-    shown = metric(request.plan.primary_metric)
+    shown = metric(results.plan.primary_metric)
     score = f"val/{shown.name}"
-    found = {name: learning_curves(request, table.rows, name) for name in (LOSS, score)}
+    found = {name: learning_curves(results, table.rows, name) for name in (LOSS, score)}
     if not found[score]:
         raise NotDrawn(f"no complete run has the learning curve {score}")
     with house_style():

@@ -6,19 +6,21 @@ Means, intervals and tests are those of the table's column of differences.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
 
 from harness.metrics import Metric, metric
 from harness.records import Row, Table
-from reports.artifacts import FigureRequest, NotDrawn
+from reports.artifacts import NotDrawn
 from reports.captions import counted_label, replicates_words, split_label
 from reports.comparison_notes import rests_on
-from reports.comparisons import Judged, judge_table
+from reports.comparisons import Judged, Shown, judge_deltas
 from reports.drawing import Drawing, new_figure, wrapped
-from reports.row_scores import RowScores, difference
+from reports.results import Results
+from reports.row_scores import difference
 from reports.style import COLUMN_WIDTH, FAINT, INK, house_style, light_grid
 
 ROW_HEIGHT = 0.27
@@ -43,23 +45,28 @@ class Difference(NamedTuple):
     """None without a replicate."""
 
     @property
+    def differs(self) -> bool:
+        """Whether it can be told from 0."""
+        return self.judged is not None and self.judged.differs
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the mean; None for fewer than two replicates."""
         return self.judged.comparison.interval if self.judged else None
 
 
-def differences(request: FigureRequest, table: Table) -> list[Difference]:
+def differences(results: Results, table: Table) -> list[Difference]:
     """Paired differences of the deciding metric to the reference, for every other row of a table.
 
     Raises:
         NotDrawn: There is no reference, or no replicate that it shares with another row.
     """
-    reference = request.plan.reference(table)
+    reference = results.plan.reference(table)
     if reference is None:
         raise NotDrawn("no table trains the reference, so there is nothing to take differences to")
-    scores = RowScores(request.evidence([*table.rows, reference]), request)
-    split, name = request.plan.deciding_split(table), request.plan.deciding_metric(table)
-    judged = judge_table(table, reference, scores, metric_name=name)
+    scores = results.scores
+    split, name = results.plan.deciding_split(table), results.plan.deciding_metric(table)
+    judged = judge_deltas(table, reference, scores, metric_name=name)
     theirs = scores.of(reference, split=split, metric_name=name)
     found = []
     for row in (row for row in table.rows if row.trial_ids != reference.trial_ids):
@@ -67,22 +74,21 @@ def differences(request: FigureRequest, table: Table) -> list[Difference]:
         paired = difference(ours, theirs)
         shared = [place for place in ours.replicates if place in theirs.replicates] if ours and theirs else []
         values = tuple(paired.values.tolist()) if paired else ()
-        found.append(Difference(row, tuple(shared), values, judged.get((row.variant, split))))
+        found.append(Difference(row, tuple(shared), values, judged.get(Shown(row.variant, split, name))))
     if not any(d.values for d in found):
         raise NotDrawn("no replicate is complete in both the reference and another row")
     return found
 
 
-def draw_delta(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+def draw_delta(results: Results, table: Table) -> Sequence[Drawing]:
     """The forest of a table."""
-    found = differences(request, table)
-    shown, split = metric(request.plan.deciding_metric(table)), request.plan.deciding_split(table)
+    found = differences(results, table)
+    shown, split = metric(results.plan.deciding_metric(table)), results.plan.deciding_split(table)
     with house_style():
         figure = new_figure(COLUMN_WIDTH, 0.75 + ROW_HEIGHT * len(found))
         axes = figure.add_subplot()
         axes.axvline(0, color=INK, linewidth=0.8)
-        for y, line in enumerate(found):
-            _draw_row(axes, y, line, scale=shown.scale)
+        _draw_rows(axes, found, scale=shown.scale)
         labels = [counted_label(d.row.label, n=len(d.values), expected=len(d.row.trial_ids)) for d in found]
         axes.set_yticks(range(len(found)), [wrapped(label) for label in labels])
         axes.set_ylim(len(found) - 0.5, -0.5)
@@ -91,25 +97,31 @@ def draw_delta(request: FigureRequest, table: Table) -> Sequence[Drawing]:
         axes.spines["left"].set_visible(False)
         light_grid(axes, "x")
         figure.set_layout_engine("constrained")
-    reference = request.plan.reference(table)
+    reference = results.plan.reference(table)
     rows = [*table.rows, *([reference] if reference else [])]
-    runs = tuple(dict.fromkeys(run.run_id for row in rows for run in request.runs(row)))
     caption = _caption(found, shown, label=reference.label if reference else "", split=split)
-    return [Drawing(f"delta_{table.name}", figure, _numbers(found, shown.name, split), caption, runs)]
+    return [Drawing(f"delta_{table.name}", figure, _numbers(found, shown.name, split), caption, results.run_ids(rows))]
 
 
-def _draw_row(axes: Axes, y: int, line: Difference, *, scale: float) -> None:
-    points = [v * scale for v in line.values]
-    if not points:
-        axes.annotate("no pair", (0, y), (4, 0), textcoords="offset points", va="center", color=FAINT)
-        return
-    if line.interval:
-        low, high = (edge * scale for edge in line.interval)
-        axes.plot([low, high], [y, y], color=INK, linewidth=1.0, marker="|", markersize=5, zorder=2)
-    axes.plot(points, [y + ASIDE] * len(points), "o", mfc="white", mec=FAINT, mew=0.7, markersize=3.4, zorder=3)
-    differs = line.judged is not None and line.judged.differs
-    mean = sum(points) / len(points)
-    axes.plot([mean], [y], "D", mfc=INK if differs else "white", mec=INK, mew=0.9, markersize=4.8, zorder=4)
+def _draw_rows(axes: Axes, found: Sequence[Difference], *, scale: float) -> None:
+    lines = list(enumerate(found))
+    for y, line in lines:
+        if not line.values:
+            axes.annotate("no pair", (0, y), (4, 0), textcoords="offset points", va="center", color=FAINT)
+    bars = [(y, *line.interval) for y, line in lines if line.interval]
+    lows, highs = [scale * low for _, low, _ in bars], [scale * high for _, _, high in bars]
+    places = [y for y, _, _ in bars]
+    axes.hlines(places, lows, highs, color=INK, linewidth=1.0, zorder=2)
+    axes.plot([*lows, *highs], [*places, *places], "|", color=INK, markersize=5, zorder=2)
+    points = [(scale * value, y + ASIDE) for y, line in lines for value in line.values]
+    _draw_points(axes, points, "o", mfc="white", mec=FAINT, mew=0.7, markersize=3.4, zorder=3)
+    for differs, face in ((True, INK), (False, "white")):
+        means = [(scale * fmean(d.values), y) for y, d in lines if d.values and d.differs is differs]
+        _draw_points(axes, means, "D", mfc=face, mec=INK, mew=0.9, markersize=4.8, zorder=4)
+
+
+def _draw_points(axes: Axes, points: Sequence[tuple[float, float]], marker: str, **look: Any) -> None:
+    axes.plot([x for x, _ in points], [y for _, y in points], marker, **look)
 
 
 def _caption(found: Sequence[Difference], shown: Metric, *, label: str, split: str) -> str:
@@ -135,7 +147,7 @@ def _caption(found: Sequence[Difference], shown: Metric, *, label: str, split: s
 def _numbers(found: Sequence[Difference], name: str, split: str) -> pd.DataFrame:
     lines = []
     for d in found:
-        mean = sum(d.values) / len(d.values) if d.values else None
+        mean = fmean(d.values) if d.values else None
         low, high = d.interval or (None, None)
         about = (mean, low, high, d.judged.p if d.judged else None, len(d.values), len(d.row.trial_ids))
         lines += [(d.row.label, split, name, r, v, *about) for r, v in zip(d.replicates, d.values, strict=True)]

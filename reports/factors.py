@@ -14,10 +14,11 @@ from typing import Any
 
 from harness.canonical import canonical_json
 from harness.records import Plan, Row, Table
-from reports.artifacts import FigureRequest, NotDrawn, OtherDesign
+from reports.artifacts import NotDrawn, OtherDesign
 from reports.captions import join_words
 from reports.factorial import Factorial, Setting
 from reports.published import axis_value
+from reports.results import Results
 
 MIN_FACTORS = 2
 
@@ -78,16 +79,16 @@ def full_factorial(plan: Plan, table: Table) -> Design:
     return Design(factors, dict(zip(settings, table.rows, strict=True)))
 
 
-def scored(request: FigureRequest, table: Table, design: Design) -> Factorial:
+def scored(results: Results, table: Table, design: Design) -> Factorial:
     """The deciding metric of a design, over the replicates that every row has.
 
     Raises:
         NotDrawn: There is none.
     """
-    key = (request.plan.deciding_split(table), request.plan.deciding_metric(table))
-    evidence = request.evidence(table.rows)
+    key = (results.plan.deciding_split(table), results.plan.deciding_metric(table))
+    known = results.evidence(table.rows)
     scores = {
-        setting: [evidence[t].scores.get(key) if t in evidence else None for t in row.trial_ids]
+        setting: [known[t].scores.get(key) if t in known else None for t in row.trial_ids]
         for setting, row in design.rows.items()
     }
     if not any(None not in column for column in zip(*scores.values(), strict=False)):

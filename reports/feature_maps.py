@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from harness.errors import DataError
 from harness.records import Row, Table
-from reports.artifacts import FigureRequest, NotDrawn, Panel, Run
+from reports.artifacts import NotDrawn, Panel
 from reports.drawing import Drawing, new_figure
+from reports.evidence import Evidence
+from reports.results import Results
 from reports.style import FAINT, PAGE_WIDTH, SEQUENTIAL, house_style
 
 SPLIT = "val"
@@ -34,18 +36,18 @@ class VariantMaps:
     """The maps of one run."""
 
     row: Row
-    run: Run
+    run: Evidence
     keys: tuple[str, ...]
     maps: dict[str, NDArray[Any]]
     """Point -> `(B, H, W)`."""
 
 
-def variant_maps(request: FigureRequest, table: Table) -> list[VariantMaps]:
+def variant_maps(results: Results, table: Table) -> list[VariantMaps]:
     """The maps of each row's first complete replicate that has left some."""
     found = []
     for row in table.rows:
-        for run in request.runs(row)[:1]:
-            maps = dict(request.sources.artifacts.feature_maps(run.run_id))
+        for run in results.runs(row)[:1]:
+            maps = dict(results.sources.artifacts.feature_maps(run.run_id))
             keys = tuple(str(k) for k in maps.pop("keys", ()))
             if keys and maps:
                 found.append(VariantMaps(row, run, keys, maps))
@@ -89,36 +91,36 @@ def stretch(values: NDArray[Any]) -> NDArray[np.float64]:
     return scaled
 
 
-def draw_feature_maps(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+def draw_feature_maps(results: Results, table: Table) -> Sequence[Drawing]:
     """A figure per sample: bands of rows, one per variant, with up to eight points beside each other."""
-    found = variant_maps(request, table)
+    found = variant_maps(results, table)
     keys = [key for key in found[0].keys if all(key in variant.keys for variant in found)]
-    panels = _panels(request, keys)
+    panels = _panels(results, keys)
     with house_style():
         return [
             Drawing(
                 f"feature_maps_{table.name}_{number}",
                 _draw(found, key, panels.get(key)),
                 _data(found, key),
-                _caption(request, key, panels.get(key)),
+                _caption(results, key, panels.get(key)),
                 tuple(v.run.run_id for v in found),
             )
             for number, key in enumerate(keys, start=1)
         ]
 
 
-def _panels(request: FigureRequest, keys: Sequence[str]) -> dict[str, Panel]:
+def _panels(results: Results, keys: Sequence[str]) -> dict[str, Panel]:
     """The samples' pictures; none where the dataset is not at hand, as the maps stand without them."""
     try:
-        return dict(request.sources.panels.read(SPLIT, keys, size=request.plan.trials[0].data.get("image_size", 480)))
+        return dict(results.sources.panels.read(SPLIT, keys, size=results.plan.trials[0].data.get("image_size", 480)))
     except DataError:
         return {}
 
 
-def _caption(request: FigureRequest, key: str, panel: Panel | None) -> str:
+def _caption(results: Results, key: str, panel: Panel | None) -> str:
     sentence = f" (“{panel.sentence}”)" if panel else ""
     return (
-        f"Feature maps of validation sample {key}{sentence} in study “{request.plan.study}”: mean absolute activation "
+        f"Feature maps of validation sample {key}{sentence} in study “{results.plan.study}”: mean absolute activation "
         "over channels, each map scaled to its own 1st to 99th percentile, bright is high. A row is a variant's first "
         "complete replicate, its best weights; a crossed field is a part that the variant does not have. Samples are "
         "those of the smallest SHA-256 of their keys, the same for every model."

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from harness.errors import UnknownNameError, nearest
 from harness.records import Table
-from reports.artifacts import FigureRequest, NotDrawn, OtherDesign, distinct_tables
+from reports.artifacts import NotDrawn, OtherDesign
 from reports.class_bars import draw_class_bars
 from reports.contribution_figures import draw_shapley, draw_waterfall
 from reports.cost_figure import draw_cost
@@ -20,6 +20,7 @@ from reports.feature_maps import draw_feature_maps
 from reports.interaction_figure import draw_interaction
 from reports.qualitative import draw_qualitative
 from reports.rank_figure import draw_ranks
+from reports.results import Results, distinct_tables
 from reports.robustness_figure import draw_robustness
 from reports.style import house_style
 
@@ -27,7 +28,7 @@ from reports.style import house_style
 class FigureKind(NamedTuple):
     """A figure that is drawn once per table with rows of its own."""
 
-    draw: Callable[[FigureRequest, Table], Sequence[Drawing]]
+    draw: Callable[[Results, Table], Sequence[Drawing]]
     """Raises `NotDrawn` where a table does not have what it takes."""
     kinds: tuple[str, ...] = ("comparison", "ablation")
     """Kinds of table it is drawn for."""
@@ -62,34 +63,35 @@ class DrawnFigures:
     """PNG -> caption."""
 
 
-def draw_figures(request: FigureRequest, folder: Path) -> DrawnFigures:
+def draw_figures(results: Results, folder: Path) -> DrawnFigures:
     """Draw the figures that the plan asks for; those of an earlier report are removed first.
 
     Raises:
         UnknownNameError: The plan names a figure that does not exist.
     """
-    unknown = [name for name in request.plan.figures if name not in FIGURES]
+    unknown = [name for name in results.plan.figures if name not in FIGURES]
     if unknown:
         raise UnknownNameError(f"unknown figure {unknown[0]!r}; {nearest(unknown[0], FIGURES)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
+    for old in folder.glob("*"):
         if old.suffix in SUFFIXES:
             old.unlink()
     drawings: list[Drawing] = []
     notes: list[str] = []
-    for name in request.plan.figures:
-        tables = [t for t in distinct_tables(request.plan) if t.kind in FIGURES[name].kinds]
+    for name in results.plan.figures:
+        tables = [t for t in distinct_tables(results.plan) if t.kind in FIGURES[name].kinds]
         notes += [] if tables else [f"figure {name}: no table is of kind {' or '.join(FIGURES[name].kinds)}"]
         made: list[Drawing] = []
         passed: list[str] = []
         for table in tables:
             try:
-                made += FIGURES[name].draw(request, table)
+                made += FIGURES[name].draw(results, table)
             except NotDrawn as reason:
                 kept = passed if isinstance(reason, OtherDesign) else notes
                 kept.append(f"figure {name} of table {table.name}: {reason}")
         drawings += made
         notes += [] if made else passed
+    if drawings:
+        folder.mkdir(parents=True, exist_ok=True)
     with house_style():
         written = [(drawing, write_drawing(drawing, folder)) for drawing in drawings]
     return DrawnFigures(

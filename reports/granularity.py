@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 from harness.metrics import METRICS
 from harness.records import Plan
-from reports.artifacts import FigureRequest, distinct_tables
 from reports.published import Published, granularity_problems
-from reports.sample_tables import counted_samples
+from reports.results import Results, distinct_tables
 
 TOLERANCE = 1e-6
 
@@ -30,18 +29,18 @@ def published_notes(plan: Plan, files: Mapping[str, Published]) -> list[str]:
     return notes
 
 
-def computed_notes(request: FigureRequest) -> list[str]:
+def computed_notes(results: Results) -> list[str]:
     """One note per run and split whose P@X is not a whole number of the samples that its per-sample table counts."""
     names = [m.name for m in METRICS.values() if m.threshold is not None]
-    shares = request.frame[request.frame["metric"].isin(names)]
+    shares = results.frame[results.frame["metric"].isin(names)]
     by_run: dict[str, dict[str, list[tuple[str, float]]]] = {}
     for run_id, split, name, value in shares[["run_id", "split", "metric", "value"]].itertuples(index=False):
         by_run.setdefault(str(run_id), {}).setdefault(str(split), []).append((str(name), float(value)))
     notes: list[str] = []
-    for row in (row for table in distinct_tables(request.plan) for row in table.rows):
-        for run in (run for run in request.runs(row) if run.run_id in by_run):
+    for row in (row for table in distinct_tables(results.plan) for row in table.rows):
+        for run in (run for run in results.runs(row) if run.run_id in by_run):
             for split, named in sorted(by_run[run.run_id].items()):
-                table = counted_samples(request, run, split)
+                table = results.samples.counted(run, split)
                 if table is None:
                     continue
                 wrong = [f"{name} {100 * value:.4f}" for name, value in named if not _is_whole(value * len(table))]

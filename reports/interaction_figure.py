@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 
 from harness.metrics import Metric, metric
 from harness.records import Table
-from reports.artifacts import FigureRequest
 from reports.captions import replicates_words, split_label
 from reports.cells import show_value
-from reports.comparison_notes import show_p
+from reports.comparison_notes import stated_p
 from reports.drawing import Drawing, new_figure, wrapped
 from reports.factorial import Effect, Factorial
 from reports.factors import full_factorial, level_text, scored
-from reports.significance import holm
+from reports.results import Results
+from reports.significance import holm_known
 from reports.style import COLUMN_WIDTH, PAGE_WIDTH, house_style, light_grid, series
 
 MAX_COLUMNS = 3
@@ -52,9 +52,7 @@ class Pair(NamedTuple):
 def interactions(found: Factorial) -> list[Pair]:
     """Every two factors of a design, in its order."""
     names = list(itertools.combinations(found.factors, 2))
-    raw = [found.interaction_p(pair) for pair in names]
-    tested = [p for p in raw if p is not None]
-    corrected = holm(tested) if len(tested) == len(raw) else raw
+    corrected = holm_known([found.interaction_p(pair) for pair in names])
     effects = found.interactions()
     return [
         Pair(pair, tuple(found.means(pair)), tuple(e for e in effects if e.name == pair), p)
@@ -62,12 +60,12 @@ def interactions(found: Factorial) -> list[Pair]:
     ]
 
 
-def draw_interaction(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+def draw_interaction(results: Results, table: Table) -> Sequence[Drawing]:
     """All pairs of factors of a table that is a full factorial."""
-    design = full_factorial(request.plan, table)
-    found = scored(request, table, design)
+    design = full_factorial(results.plan, table)
+    found = scored(results, table, design)
     pairs = interactions(found)
-    shown, split = metric(request.plan.deciding_metric(table)), request.plan.deciding_split(table)
+    shown, split = metric(results.plan.deciding_metric(table)), results.plan.deciding_split(table)
     rows = math.ceil(len(pairs) / MAX_COLUMNS)
     columns = math.ceil(len(pairs) / rows)
     below = LINE * max(_lines(_ticks(found.factors[a])) + 1.2 * len(found.factors[b]) for (a, b), *_ in pairs)
@@ -81,9 +79,8 @@ def draw_interaction(request: FigureRequest, table: Table) -> Sequence[Drawing]:
         for axes in grid[:, 0]:
             axes.set_ylabel(f"{shown.label} ({shown.unit})")
         figure.set_layout_engine("constrained", w_pad=0.06)
-    runs = dict.fromkeys(run.run_id for row in table.rows for run in request.runs(row))
     caption = _caption(found, shown, split=split, expected=len(table.rows[0].trial_ids))
-    return [Drawing(f"interaction_{table.name}", figure, _numbers(pairs, found), caption, tuple(runs))]
+    return [Drawing(f"interaction_{table.name}", figure, _numbers(pairs, found), caption, results.run_ids(table.rows))]
 
 
 def _draw_pair(axes: Axes, pair: Pair, found: Factorial, shown: Metric) -> None:
@@ -100,7 +97,7 @@ def _draw_pair(axes: Axes, pair: Pair, found: Factorial, shown: Metric) -> None:
     axes.set_xticks(range(len(first)), ticks)
     axes.set_xlim(-0.3, len(first) - 0.7)
     axes.set_xlabel(pair.names[0])
-    axes.set_title("\n".join([" × ".join(pair.names), _size(pair, shown)]))  # noqa: RUF001
+    axes.set_title("\n".join([" × ".join(pair.names), _size(pair, shown)]))
     below = (22 + 8.5 * _lines(ticks)) / FONT_SIZE  # points: ticks and the label below them
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=below)
     light_grid(axes, "y")
@@ -116,7 +113,7 @@ def _lines(labels: Sequence[str]) -> int:
 
 def _size(pair: Pair, shown: Metric) -> str:
     """The interaction in words: its size where it is one number, and p."""
-    p = "" if pair.p is None else f"p {'' if pair.p < 0.001 else '= '}{show_p(pair.p)}"
+    p = "" if pair.p is None else stated_p(pair.p)
     if len(pair.effects) > 1:
         return f"F test, {p}" if p else "not tested"
     (effect,) = pair.effects

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """Text in LaTeX: `latex_escape` prints any string as it is, whatever LaTeX would read into it."""
 
 from __future__ import annotations

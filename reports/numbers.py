@@ -36,7 +36,7 @@ MACROS = {
 OF_DELTA = ("resdelta", "resdeltastd", "resp")
 """Those that speak of a difference."""
 
-ASCII = {"\u2212": "-", "–": "-", "—": "-", "×": "x", "±": "+-", "Δ": "Delta", "“": "'", "”": "'", "’": "'"}  # noqa: RUF001
+ASCII = {"\u2212": "-", "–": "-", "—": "-", "×": "x", "±": "+-", "Δ": "Delta", "“": "'", "”": "'", "’": "'"}
 UNSAFE = re.compile(r"[^A-Za-z0-9 +\-.,:;()\[\]/=*<>!?'@_]+")
 NUMBER = re.compile(r"\\harnessnumber" + r"\{([^{}]*)\}" * 5 + r"\{(.*)\}%")
 

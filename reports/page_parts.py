@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import pandas as pd
-
-from harness.records import Plan, Trial, TrialState
-from reports.evidence import Evidence, collect_evidence
+from harness.records import Trial, TrialState
+from reports.evidence import Evidence
+from reports.results import Results
 
 MAX_TRACEBACKS = 20
 """Different failures whose tracebacks a page shows; each is fetched by itself."""
@@ -88,22 +87,22 @@ class CodeState:
 
 
 class Runs:
-    """The runs that a results frame holds.
+    """The runs of a study.
 
     Args:
-        plan: The study, expanded.
-        frame: Results frame.
+        results: The study.
         background: Where runs can be looked at, and what else they left.
     """
 
-    def __init__(self, plan: Plan, frame: pd.DataFrame, background: Background) -> None:
+    def __init__(self, results: Results, background: Background) -> None:
+        plan, frame = results.plan, results.frame
         self._plan = plan
         self._background = background
         self._variants = {trial.id: trial.variant for trial in plan.trials}
         mine = frame[frame["trial_id"].isin(list(self._variants))]
         self._attempts = mine.groupby("trial_id")["run_id"].nunique().to_dict()
         self._known = {str(row["run_id"]): row for row in mine.drop_duplicates("run_id").to_dict("records")}
-        self._evidence = collect_evidence(frame, list(self._variants))
+        self._evidence = {t: results.known[t] for t in self._variants if t in results.known}
 
     def link(self, run_id: str) -> RunLink:
         """A run by its id."""

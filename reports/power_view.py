@@ -14,12 +14,12 @@ from rich.table import Table as Grid
 
 from harness.metrics import Metric, metric
 from harness.records import Row, Table
-from reports.artifacts import FigureRequest, distinct_tables
 from reports.captions import split_label
 from reports.cells import show_value
 from reports.comparisons import pool
 from reports.intervals import MIN_REPLICATES, RESOLUTION, Pooled, Replicated, precision
 from reports.power import MAX_REPLICATES, POWER, replicates_needed, smallest_resolvable
+from reports.results import Results, distinct_tables
 from reports.row_scores import RowScores, difference
 from reports.significance import ALPHA
 
@@ -54,20 +54,20 @@ class TableResolution:
     rows: tuple[Resolution, ...]
 
 
-def resolutions(request: FigureRequest) -> list[TableResolution]:
+def resolutions(results: Results) -> list[TableResolution]:
     """For every distinct table of the plan with a score; the metric and split are those that figures show."""
     found = []
-    for table in distinct_tables(request.plan):
-        made = _resolution(request, table)
+    for table in distinct_tables(results.plan):
+        made = _resolution(results, table)
         if made is not None:
             found.append(made)
     return found
 
 
-def _resolution(request: FigureRequest, table: Table) -> TableResolution | None:
-    plan, split = request.plan, request.plan.deciding_split(table)
+def _resolution(results: Results, table: Table) -> TableResolution | None:
+    plan, split = results.plan, results.plan.deciding_split(table)
     name, reference = plan.deciding_metric(table), plan.reference()
-    scores = RowScores(request.evidence([*table.rows, *([reference] if reference else [])]), request)
+    scores = results.scores
     to = reference or _best(table, scores, split=split, metric_name=name)
     if to is None:
         return None

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from harness.errors import DataError
 from harness.records import Row, Table
-from reports.artifacts import FigureRequest, NotDrawn, Panel, Run
+from reports.artifacts import NotDrawn, Panel
 from reports.captions import split_label
 from reports.drawing import Drawing, new_figure
-from reports.sample_tables import sample_ious
+from reports.evidence import Evidence
+from reports.results import Results
 from reports.style import FAINT, PAGE_WIDTH, house_style
 
 Colour = tuple[int, int, int]
@@ -56,7 +57,7 @@ class Shown:
     """A variant's prediction on a sample."""
 
     row: Row
-    run: Run
+    run: Evidence
     mask: Mask
     """`(S, S)`."""
 
@@ -81,22 +82,22 @@ def choose_samples(gains: Mapping[str, float]) -> list[Choice]:
     return [Choice(rule, kept[rule], gains[kept[rule]]) for rule in (GAIN, MEDIAN, LOSS) if rule in kept]
 
 
-def mean_ious(request: FigureRequest, row: Row, split: str) -> pd.Series[float] | None:
+def mean_ious(results: Results, row: Row, split: str) -> pd.Series[float] | None:
     """Key -> mean IoU over the complete replicates of a row; None where none has left its samples."""
-    found = [sample_ious(request, run, split) for run in request.runs(row)]
+    found = [results.samples.ious(run, split) for run in results.runs(row)]
     kept = [ious for ious in found if ious is not None]
     return pd.concat(kept, axis=1, join="inner").mean(axis=1) if kept else None
 
 
-def sample_gains(request: FigureRequest, table: Table, reference: Row) -> dict[str, float]:
+def sample_gains(results: Results, table: Table, reference: Row) -> dict[str, float]:
     """Key -> mean IoU of the reference minus the mean over the other rows of their mean IoU.
 
     Raises:
         NotDrawn: The reference or every other row lacks per-sample results.
     """
-    split = request.plan.deciding_split(table)
-    ours = mean_ious(request, reference, split)
-    others = [mean_ious(request, row, split) for row in table.rows if row.variant != reference.variant]
+    split = results.plan.deciding_split(table)
+    ours = mean_ious(results, reference, split)
+    others = [mean_ious(results, row, split) for row in table.rows if row.variant != reference.variant]
     kept = [ious for ious in others if ious is not None]
     if ours is None or not kept:
         raise NotDrawn("it takes per-sample results of the reference and of another row")
@@ -139,30 +140,30 @@ def mask_iou(truth: Mask, predicted: Mask) -> float:
     return int((truth & predicted).sum()) / union if union else 0.0
 
 
-def draw_qualitative(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+def draw_qualitative(results: Results, table: Table) -> Sequence[Drawing]:
     """A row per chosen sample: image, ground truth, and every variant that has kept its masks."""
-    reference = request.plan.reference()
+    reference = results.plan.reference()
     if reference is None:
         raise NotDrawn("no table trains the reference, so no gain can be computed")
     rows = [*table.rows] if any(row.is_reference for row in table.rows) else [*table.rows, reference]
-    choices = choose_samples(sample_gains(request, table, reference))
-    shown = shown_predictions(request, rows, choices, request.plan.deciding_split(table))
-    panels = _panels(request, request.plan.deciding_split(table), choices, shown)
+    choices = choose_samples(sample_gains(results, table, reference))
+    shown = shown_predictions(results, rows, choices, results.plan.deciding_split(table))
+    panels = _panels(results, results.plan.deciding_split(table), choices, shown)
     with house_style():
         figure = _draw(choices, shown, panels)
     runs = tuple(dict.fromkeys(s.run.run_id for of in shown.values() for s in of))
     data = _data(choices, shown, panels)
-    return [Drawing(f"qualitative_{table.name}", figure, data, _caption(request, table, reference), runs)]
+    return [Drawing(f"qualitative_{table.name}", figure, data, _caption(results, table, reference), runs)]
 
 
 def shown_predictions(
-    request: FigureRequest, rows: Sequence[Row], choices: Sequence[Choice], split: str
+    results: Results, rows: Sequence[Row], choices: Sequence[Choice], split: str
 ) -> dict[str, list[Shown]]:
     """Key -> predictions of each row's first complete replicate."""
     found: dict[str, list[Shown]] = {choice.key: [] for choice in choices}
     for row in rows:
-        for run in request.runs(row)[:1]:
-            masks = request.sources.artifacts.masks(run.run_id, split, list(found))
+        for run in results.runs(row)[:1]:
+            masks = results.sources.artifacts.masks(run.run_id, split, list(found))
             for key, mask in masks.items():
                 found[key].append(Shown(row, run, mask))
     if not all(found.values()):
@@ -171,20 +172,20 @@ def shown_predictions(
 
 
 def _panels(
-    request: FigureRequest, split: str, choices: Sequence[Choice], shown: Mapping[str, Sequence[Shown]]
+    results: Results, split: str, choices: Sequence[Choice], shown: Mapping[str, Sequence[Shown]]
 ) -> dict[tuple[str, int], Panel]:
     """(key, side) -> panel, for every size of mask."""
     sizes = {len(s.mask) for of in shown.values() for s in of}
     keys = [choice.key for choice in choices]
     try:
-        read = {size: request.sources.panels.read(split, keys, size=size) for size in sizes}
+        read = {size: results.sources.panels.read(split, keys, size=size) for size in sizes}
     except DataError as error:
         raise NotDrawn(f"the images are not at hand: {error}") from None
     return {(key, size): panel for size, found in read.items() for key, panel in found.items()}
 
 
-def _caption(request: FigureRequest, table: Table, reference: Row) -> str:
-    split = split_label(request.plan.deciding_split(table))
+def _caption(results: Results, table: Table, reference: Row) -> str:
+    split = split_label(results.plan.deciding_split(table))
     return (
         f"Predictions on the same {split} samples, chosen by rule from all of them: the "
         f"gain of a sample is the IoU of “{reference.label}” minus the mean IoU of the other rows, each averaged over "

@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 
 from harness.metrics import CLASS_MEASURES, metric
 from harness.records import CONTROL_SUFFIX, Row, Table
-from reports.artifacts import FigureRequest, NotDrawn
+from reports.artifacts import NotDrawn
 from reports.captions import counted_label, join_words, replicates_words, split_label
-from reports.comparison_notes import show_p
+from reports.comparison_notes import stated_p
 from reports.drawing import Drawing, new_figure, wrapped
 from reports.rank_blocks import Blocks, rank_blocks
 from reports.ranks import MIN_BLOCKS, MIN_VARIANTS, Ranks, mean_ranks
+from reports.results import Results
 from reports.significance import ALPHA
 from reports.style import COLUMN_WIDTH, INK, PAGE_WIDTH, house_style
 
@@ -46,14 +47,14 @@ def alike(mean: Sequence[float], *, critical_difference: float) -> list[tuple[in
     return found
 
 
-def ranked(request: FigureRequest, table: Table) -> tuple[Blocks, Ranks]:
+def ranked(results: Results, table: Table) -> tuple[Blocks, Ranks]:
     """The blocks of a table and the mean ranks of its rows on them.
 
     Raises:
         NotDrawn: Fewer than three rows or two complete blocks.
     """
-    found = rank_blocks(request, table)
-    better = metric(request.plan.deciding_metric(table)).higher_is_better
+    found = rank_blocks(results, table)
+    better = metric(results.plan.deciding_metric(table)).higher_is_better
     ranks = mean_ranks([block.scores for block in found.blocks], higher_is_better=better)
     if ranks is None:
         complete = sum(None not in block.scores for block in found.blocks)
@@ -64,10 +65,10 @@ def ranked(request: FigureRequest, table: Table) -> tuple[Blocks, Ranks]:
     return found, ranks
 
 
-def draw_ranks(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+def draw_ranks(results: Results, table: Table) -> Sequence[Drawing]:
     """The diagram of a table."""
-    found, ranks = ranked(request, table)
-    labels = [_label(request, row) for row in found.rows]
+    found, ranks = ranked(results, table)
+    labels = [_label(results, row) for row in found.rows]
     sets = (
         alike(ranks.mean, critical_difference=ranks.critical_difference)
         if ranks.p < ALPHA
@@ -85,13 +86,12 @@ def draw_ranks(request: FigureRequest, table: Table) -> Sequence[Drawing]:
     data = pd.DataFrame(lines, columns=["block", "metric", "complete", "variant", "score"])
     data["mean_rank"] = data["variant"].map(dict(zip([r.label for r in found.rows], ranks.mean, strict=True)))
     data["critical_difference"], data["friedman_p"] = ranks.critical_difference, ranks.p
-    runs = dict.fromkeys(run.run_id for row in found.rows for run in request.runs(row))
-    caption = _caption(request, table, found, ranks)
-    return [Drawing(f"ranks_{table.name}", figure, data, caption, tuple(runs))]
+    caption = _caption(results, table, found, ranks)
+    return [Drawing(f"ranks_{table.name}", figure, data, caption, results.run_ids(found.rows))]
 
 
-def _label(request: FigureRequest, row: Row) -> str:
-    return counted_label(row.label, n=len(request.runs(row)), expected=len(row.trial_ids))
+def _label(results: Results, row: Row) -> str:
+    return counted_label(row.label, n=len(results.runs(row)), expected=len(row.trial_ids))
 
 
 def _diagram(labels: Sequence[str], ranks: Ranks, sets: Sequence[tuple[int, ...]], *, width: float) -> Figure:
@@ -143,18 +143,18 @@ def _heights(labels: Sequence[str], first: float) -> tuple[list[float], float]:
     return middles, y
 
 
-def _caption(request: FigureRequest, table: Table, found: Blocks, ranks: Ranks) -> str:
+def _caption(results: Results, table: Table, found: Blocks, ranks: Ranks) -> str:
     splits = join_words(split_label(split) for split in table.splits if not split.endswith(CONTROL_SUFFIX))
-    datasets = dict.fromkeys(str(request.plan.trial(t).data.get("name")) for row in found.rows for t in row.trial_ids)
-    score = _score_words(found, request.plan.deciding_metric(table))
+    datasets = dict.fromkeys(str(results.plan.trial(t).data.get("name")) for row in found.rows for t in row.trial_ids)
+    score = _score_words(found, results.plan.deciding_metric(table))
     groups = {"category": "categories", "class": "classes"}.get(found.by)
     blocks = f"the {groups} of {splits}" if groups else splits
     lacking = f"; {ranks.left_out} more, in which a row has no score, are left out" if ranks.left_out else ""
     told = (
         f"Bars join rows that cannot be told apart (Nemenyi's test, critical difference CD = "
-        f"{ranks.critical_difference:.2f}, 5 %; Friedman's test, p {_equals(ranks.p)})."
+        f"{ranks.critical_difference:.2f}, 5 %; Friedman's test, {stated_p(ranks.p)})."
         if ranks.p < ALPHA
-        else f"Friedman's test finds no difference (p {_equals(ranks.p)}), so that all are joined; CD is Nemenyi's "
+        else f"Friedman's test finds no difference ({stated_p(ranks.p)}), so that all are joined; CD is Nemenyi's "
         "critical difference, 5 %."
     )
     missing = f" Not ranked, without a score: {join_words(row.label for row in found.absent)}." if found.absent else ""
@@ -174,7 +174,3 @@ def _score_words(found: Blocks, name: str) -> str:
         for block in found.blocks
     )
     return join_words(labels)
-
-
-def _equals(p: float) -> str:
-    return show_p(p) if p < 0.001 else f"= {show_p(p)}"

@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 
 from harness.metrics import metric
 from harness.records import Stress, Table
-from reports.artifacts import FigureRequest, NotDrawn
+from reports.artifacts import NotDrawn
 from reports.captions import split_label
 from reports.drawing import Drawing, new_figure
 from reports.evidence import Evidence
+from reports.results import Results
 from reports.stats import Summary, summarize
 from reports.style import COLUMN_WIDTH, PAGE_WIDTH, Series, house_style, legend_columns, light_grid, series
 
@@ -70,14 +71,14 @@ class Panel(NamedTuple):
     lines: tuple[Line, ...]
 
 
-def robustness(request: FigureRequest, table: Table) -> list[Panel]:
+def robustness(results: Results, table: Table) -> list[Panel]:
     """The primary metric of every row under every disturbance that was recorded.
 
     Raises:
         NotDrawn: No complete run has the metric on a stress split.
     """
-    evidence = request.evidence(table.rows)
-    name = request.plan.primary_metric
+    evidence = results.evidence(table.rows)
+    name = results.plan.primary_metric
     recorded = {split for e in evidence.values() for split, found in e.scores if found == name}
     stresses = {split: stress for split in recorded if (stress := Stress.of_split(split))}
     if not stresses:
@@ -98,10 +99,10 @@ def robustness(request: FigureRequest, table: Table) -> list[Panel]:
     return panels
 
 
-def draw_robustness(request: FigureRequest, table: Table) -> Sequence[Drawing]:
+def draw_robustness(results: Results, table: Table) -> Sequence[Drawing]:
     """One figure of all disturbances."""
-    panels = robustness(request, table)
-    shown = metric(request.plan.primary_metric)
+    panels = robustness(results, table)
+    shown = metric(results.plan.primary_metric)
     rows = math.ceil(len(panels) / MAX_COLUMNS)
     columns = math.ceil(len(panels) / rows)
     looks = series(len(table.rows))

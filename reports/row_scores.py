@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 
 from harness.records import Row
-from reports.artifacts import FigureRequest, Run
 from reports.evidence import Evidence
 from reports.intervals import Floats, Replicated, Score, resample
 from reports.sample_statistics import Additive, additive
-from reports.sample_tables import counted_samples
+from reports.sample_tables import SampleTables
 
 MIN_UNITS = 10
 """Fewer samples, tiles or blocks say too little of all others to be drawn from."""
@@ -63,19 +62,19 @@ class RowScores:
 
     Args:
         evidence: Trial id -> what is recorded of it.
-        request: Where per-sample results are; None to go by replicates alone.
+        samples: Per-sample results; None to go by replicates alone.
         within: Which of a run's counted samples the scores are of; all by default.
     """
 
     def __init__(
         self,
         evidence: Mapping[str, Evidence],
-        request: FigureRequest | None = None,
+        samples: SampleTables | None = None,
         *,
         within: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
     ) -> None:
         self._evidence = evidence
-        self._request = request
+        self._tables = samples
         self._within = within
         self._resampled: dict[tuple[tuple[str, ...], str], _Resampled | None] = {}
 
@@ -107,13 +106,13 @@ class RowScores:
     def _resample(self, trial_ids: tuple[str, ...], split: str) -> _Resampled | None:
         parts: list[Additive] = []
         for trial_id in trial_ids:
-            known = self._evidence[trial_id]
-            run = Run(trial_id, known.replicate, known.run_id)
-            table = counted_samples(self._request, run, split) if self._request else None
-            if table is not None and self._within is not None:
+            run = self._evidence[trial_id]
+            table = self._tables.counted(run, split) if self._tables else None
+            if self._tables is None or table is None:
+                return None
+            if self._within is not None:
                 table = self._within(table)
-            protocol = self._request.plan.trial(trial_id).evaluate if self._request else {}
-            part = additive(table, protocol=protocol) if table is not None else None
+            part = additive(table, protocol=self._tables.protocol(run))
             if part is None or (parts and part.units != parts[0].units):
                 return None
             parts.append(part)

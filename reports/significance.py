@@ -7,6 +7,7 @@ replicates cannot give less than 0.25.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -81,25 +82,36 @@ def sign_flip_test(differences: Sequence[float] | NDArray[np.float64], *, seed: 
     if not n:
         raise ValueError("a sign-flip test needs at least one difference, got none")
     exact = n <= MAX_ENUMERATED
-    if exact:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    else:
-        signs = np.random.default_rng([seed, n]).choice((-1, 1), size=(FLIPS, n))
-    reached = np.abs(signs @ values) >= abs(values.sum()) - n * RESOLUTION
+    reached = np.abs(_signs(n, seed) @ values) >= abs(values.sum()) - n * RESOLUTION
     if exact:
         return SignFlip(float(reached.mean()), min(1.0, 2.0 ** (1 - n)), True)
     return SignFlip(float((1 + reached.sum()) / (1 + FLIPS)), 1 / (1 + FLIPS), False)
 
 
+@functools.lru_cache(maxsize=8)
+def _signs(n: int, seed: int) -> Floats:
+    """All signs of `n` differences, or random ones, `(S, n)`."""
+    if n <= MAX_ENUMERATED:
+        return (1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)).astype(np.float64)
+    signs: Floats = np.random.default_rng([seed, n]).choice((-1.0, 1.0), size=(FLIPS, n))
+    return signs
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P values corrected by Holm's step-down method (Holm 1979): all may be read at the same level together."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    corrected = [0.0] * len(p_values)
-    worst = 0.0
-    for rank, i in enumerate(order):
-        worst = max(worst, min(1.0, (len(order) - rank) * p_values[i]))
-        corrected[i] = worst
-    return corrected
+    raw = np.asarray(p_values, np.float64)
+    order = np.argsort(raw, kind="stable")
+    corrected = np.empty_like(raw)
+    corrected[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(raw), 0, -1) * raw[order]))
+    found: list[float] = corrected.tolist()
+    return found
+
+
+def holm_known(p_values: Sequence[float | None]) -> list[float | None]:
+    """`holm` over the p values that there are; None stays None."""
+    known = [i for i, p in enumerate(p_values) if p is not None]
+    corrected = dict(zip(known, holm([p for p in p_values if p is not None]), strict=True))
+    return [corrected.get(i) for i in range(len(p_values))]
 
 
 def p_value(difference: Replicated, pooled: Pooled | None = None) -> float | None:

@@ -6,21 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pandas as pd
-
 from harness.errors import HarnessError, nearest
 from harness.metrics import metric
 from harness.records import Plan, Row, Table, Trial, TrialState
-from reports.artifacts import FigureRequest, Sources
 from reports.captions import dagger_mark, join_words, letter_mark, metric_head, split_label, write_caption
 from reports.cells import delta_cell, hoist_count, judged_cell, published_cell, rank_cells, score_cell
 from reports.class_scores import averaging_notes
 from reports.comparison_notes import alike_notes, delta_notes, mark_footnotes, tested_on
-from reports.comparisons import Judged, judge_table
+from reports.comparisons import Judged, Shown, judge_deltas
 from reports.costs import cost_cells, cost_columns, quoted_costs
-from reports.evidence import Evidence, collect_evidence
+from reports.evidence import Evidence
 from reports.fairness import unfairness, unmet
 from reports.published import WHOLE_ROW, Published, PublishedRow, Source, axis_value
+from reports.results import Results
 from reports.row_scores import RowScores
 from reports.table_model import Block, Cell, CellState, Column, Footnote, TableModel, TableRow
 from reports.verdicts import Judge
@@ -86,8 +84,8 @@ class Request:
     delta_metric: str
     published: Published | None
     scores: RowScores
-    judged: Mapping[tuple[str, str], Judged]
-    """(variant, split) -> its difference to the reference."""
+    judged: Mapping[Shown, Judged]
+    """Differences to the reference."""
     unfair: Mapping[str, str]
     """Variant -> what its row was given and most others were not."""
     notes: Notes = field(default_factory=Notes)
@@ -97,22 +95,13 @@ class Request:
         return Judge(self.plan, self.table.rows, self.scores, published)
 
 
-def build_table(
-    plan: Plan,
-    table: Table,
-    frame: pd.DataFrame,
-    published: Published | None = None,
-    *,
-    sources: Sources | None = None,
-) -> TableModel:
+def build_table(results: Results, table: Table, published: Published | None = None) -> TableModel:
     """Fill a table of the plan.
 
     Args:
-        plan: The study, expanded.
+        results: The study; without per-sample results, replicates alone decide intervals and tests.
         table: One of its tables.
-        frame: Results frame; trials of other studies in it are ignored unless the plan shares them.
         published: Published numbers to show beside ours.
-        sources: Where per-sample results are, for intervals and tests; without them replicates alone decide.
 
     Raises:
         HarnessError: A kind of table that does not exist, or no published table of that name.
@@ -120,7 +109,7 @@ def build_table(
     """
     if table.kind not in STUBS:
         raise HarnessError(f"table {table.name!r}: unknown kind {table.kind!r}; {nearest(table.kind, STUBS)}")
-    request = _request(plan, table, published, frame, sources)
+    plan, request = results.plan, _request(results, table, published)
     reference, delta_metric = request.reference, request.delta_metric
     panels = _panels(table)
     axes = _switch_axes(table)
@@ -160,15 +149,12 @@ def _test_notes(request: Request) -> list[str]:
     return [*verdicts, *delta_notes(request.judged, labels, metric_name=name)]
 
 
-def _request(
-    plan: Plan, table: Table, published: Published | None, frame: pd.DataFrame, sources: Sources | None
-) -> Request:
+def _request(results: Results, table: Table, published: Published | None) -> Request:
+    plan, scores = results.plan, results.scores
     reference = plan.reference(table) if table.kind == "ablation" else None
-    trial_ids = {t for row in (*table.rows, *([reference] if reference else [])) for t in row.trial_ids}
-    evidence = collect_evidence(frame, trial_ids)
-    scores = RowScores(evidence, FigureRequest(plan, frame, sources) if sources else None)
+    evidence = results.evidence([*table.rows, *([reference] if reference else [])])
     delta_metric = plan.deciding_metric(table)
-    judged = judge_table(table, reference, scores, metric_name=delta_metric) if reference else {}
+    judged = judge_deltas(table, reference, scores, metric_name=delta_metric) if reference else {}
     unfair = unfairness(plan, table)
     return Request(plan, table, evidence, reference, delta_metric, published, scores, judged, unfair)
 
@@ -215,7 +201,8 @@ def _tested(request: Request, column: Sequence[Cell]) -> tuple[Cell, ...]:
     of, rows = column[0], request.table.rows
     if of.is_delta:
         return tuple(
-            judged_cell(c, request.judged.get((r.variant, of.split))) for r, c in zip(rows, column, strict=True)
+            judged_cell(c, request.judged.get(Shown(r.variant, of.split, of.metric)))
+            for r, c in zip(rows, column, strict=True)
         )
     return rank_cells(column, [request.scores.of(row, split=of.split, metric_name=of.metric) for row in rows])
 

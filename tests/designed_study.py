@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from harness.records import Plan, Table
-from reports.artifacts import FigureRequest, Sources
+from reports.artifacts import Sources
+from reports.results import Results
 from tests.drawn_study import CannedArtifacts, CannedPanels
 from tests.report_frame import Change, make_rows
 
@@ -28,7 +29,7 @@ def make_designed(
     costs: Costs = lambda _: {},
     splits: Sequence[str] = ("val",),
     **table: Any,
-) -> FigureRequest:
+) -> Results:
     """A study of one ablation without per-sample results; a split's scores are 0.01 below those of the split before."""
     made, trials = make_rows("parts", dict(rows), replicates=replicates)
     lines = []
@@ -47,4 +48,4 @@ def make_designed(
             lines += [{**run, "split": split, "metric": name, "value": value} for split, name, value in of_run]
     shown = Table("parts", "ablation", "parts", ("miou",), tuple(splits), made, **table)
     plan = Plan("designed", "Which?", tuple(trials), (shown,), replicates=replicates)
-    return FigureRequest(plan, pd.DataFrame(lines), Sources(CannedArtifacts(), CannedPanels()))
+    return Results(plan, pd.DataFrame(lines), Sources(CannedArtifacts(), CannedPanels()))

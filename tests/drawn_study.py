@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from harness.errors import DataError
 from harness.records import Plan, Table
-from reports.artifacts import FigureRequest, Panel, Sources
+from reports.artifacts import Panel, Sources
+from reports.results import Results
 from tests.report_frame import make_rows
 
 SIDE = 20
@@ -118,7 +119,7 @@ def make_study(**plan: Any) -> tuple[Plan, pd.DataFrame]:
     return made, pd.DataFrame(lines)
 
 
-def make_request(*, missing: Collection[str] = (), absent: bool = False, **plan: Any) -> FigureRequest:
+def make_request(*, missing: Collection[str] = (), absent: bool = False, **plan: Any) -> Results:
     """What a figure of that study is drawn from."""
     made, frame = make_study(**plan)
-    return FigureRequest(made, frame, Sources(CannedArtifacts(missing=missing), CannedPanels(absent=absent)))
+    return Results(made, frame, Sources(CannedArtifacts(missing=missing), CannedPanels(absent=absent)))

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """A study whose report has everything that can go wrong in it: awkward labels, retries, failures, gaps, ties."""
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from harness.records import Plan, Row, Stress, Table, Trial
-from reports.artifacts import FigureRequest, Sources
+from reports.artifacts import Sources
+from reports.results import Results
 from tests.drawn_study import CannedArtifacts, CannedPanels
 
 CLASSES = ("water", "farmland", "low_vegetation")
@@ -94,7 +95,7 @@ def _losses(rank: int) -> dict[str, float]:
     return found
 
 
-def make_semantic_request(*, stress: bool = True, **options: Any) -> FigureRequest:
+def make_semantic_request(*, stress: bool = True, **options: Any) -> Results:
     """What a figure or break-down of that study is made from."""
     plan = make_semantic_plan(**options)
-    return FigureRequest(plan, make_semantic_frame(plan, stress=stress), Sources(CannedArtifacts(), CannedPanels()))
+    return Results(plan, make_semantic_frame(plan, stress=stress), Sources(CannedArtifacts(), CannedPanels()))

@@ -11,9 +11,10 @@ from statsmodels.stats.multitest import multipletests
 
 from harness.confusion import class_scores
 from harness.records import Plan, Row, Table, Trial
-from reports.artifacts import FigureRequest, Sources
+from reports.artifacts import Sources
 from reports.class_breakdown import build_class_breakdown
 from reports.comparisons import pool
+from reports.results import Results
 from reports.row_scores import RowScores, difference
 from reports.significance import compare
 from reports.table_model import Emphasis, Flag, TableModel
@@ -38,7 +39,7 @@ def matrices_of(label: str, replicate: int) -> np.ndarray:
     return found
 
 
-def request(*, kind: str = "ablation", twins: bool = False) -> FigureRequest:
+def request(*, kind: str = "ablation", twins: bool = False) -> Results:
     rows, trials, lines, kept = [], [], [], {}
     for label in RIGHT:
         mine = [
@@ -62,7 +63,7 @@ def request(*, kind: str = "ablation", twins: bool = False) -> FigureRequest:
             lines += [{**common, **place, "metric": name, "value": value} for name, value in scores.items()]
     table = Table("parts", kind, "parts", ("miou",), ("test",), tuple(rows), costs=False)
     plan = Plan("s", "?", tuple(trials), (table,), replicates=3)
-    return FigureRequest(plan, pd.DataFrame(lines), Sources(JudgedArtifacts(kept), CannedPanels()))
+    return Results(plan, pd.DataFrame(lines), Sources(JudgedArtifacts(kept), CannedPanels()))
 
 
 def built(**options: object) -> TableModel:
@@ -89,7 +90,7 @@ def test_all_differences_of_the_table_are_one_family() -> None:
     table = asked.plan.tables[0]
     model = build_class_breakdown(asked, table, split="test").table
     cells = [c for block in model.blocks for row in block.rows for c in row.cells[1:]]
-    scores = RowScores(asked.evidence(table.rows), asked)
+    scores = RowScores(asked.evidence(table.rows), asked.samples)
     raw = []
     for cell in cells:
         row = next(r for r in table.rows if r.trial_ids == cell.trial_ids)
@@ -121,7 +122,7 @@ def test_one_replicate_is_not_tested() -> None:
 def test_classes_that_score_alike_are_not_told_apart_and_go_by_replicates_alone() -> None:
     asked = request(twins=True)
     table = asked.plan.tables[0]
-    scores = RowScores(asked.evidence(table.rows), asked)
+    scores = RowScores(asked.evidence(table.rows), asked.samples)
     water = scores.of(table.rows[0], split="test", metric_name="iou.water")
     mean = scores.of(table.rows[0], split="test", metric_name="miou")
     assert water is not None

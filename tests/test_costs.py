@@ -12,10 +12,11 @@ from rich.console import Console
 
 from harness.records import Plan
 from harness.spec_report import TableConfig
-from reports.artifacts import FigureRequest, NotDrawn
+from reports.artifacts import NotDrawn
 from reports.cost_breakdown import build_cost_breakdown
 from reports.costs import COSTS, cost_cells, show_cost
 from reports.evidence import collect_evidence
+from reports.results import Results
 from reports.table_model import Cell, CellState, Emphasis, TableModel
 from reports.tables import build_table
 from reports.terminal import render_terminal
@@ -29,7 +30,7 @@ WIDTH = 140
 
 def built(name: str, *, plan: Plan = PLAN, frame: pd.DataFrame = FRAME) -> TableModel:
     table = replace(next(t for t in plan.tables if t.name == name), published=None)
-    return build_table(plan, table, frame)
+    return build_table(Results(plan, frame), table)
 
 
 def costs_of(model: TableModel, label: str) -> list[Cell]:
@@ -105,7 +106,7 @@ def test_a_breakdown_shows_all_that_is_recorded_with_the_spread_of_what_is_measu
         lines += [{**of_run.iloc[0], "split": "cost", "metric": name, "value": v} for name, v in costs.items()]
         assert run_id == of_run.iloc[0]["run_id"]
     frame = pd.concat([FRAME, pd.DataFrame(lines)], ignore_index=True)
-    found = build_cost_breakdown(FigureRequest(PLAN, frame, None), table)  # type: ignore[arg-type]  # no files
+    found = build_cost_breakdown(Results(PLAN, frame, None), table)  # type: ignore[arg-type]  # no files
     heads = [column.head for column in found.table.columns]
     assert heads == ["Params (M)", "GMACs", "Dead (M)", "Latency (ms)"]
     row = next(r for r in found.table.blocks[0].rows if r.label == "MAFN")
@@ -122,4 +123,4 @@ def test_a_breakdown_shows_all_that_is_recorded_with_the_spread_of_what_is_measu
 def test_a_breakdown_without_costs_is_not_made() -> None:
     bare = FRAME[FRAME["split"] != "cost"]
     with pytest.raises(NotDrawn, match="no run has recorded a cost"):
-        build_cost_breakdown(FigureRequest(PLAN, bare, None), PLAN.tables[0])  # type: ignore[arg-type]  # no files
+        build_cost_breakdown(Results(PLAN, bare, None), PLAN.tables[0])  # type: ignore[arg-type]  # no files

@@ -18,6 +18,7 @@ from harness.frozen_code import code_files
 from harness.records import Plan
 from harness.results import results_frame
 from reports.build import fill_tables
+from reports.results import Results
 from tests.command import Command, assert_refused
 from tests.conftest import ROOT
 from tests.tiny import tiny_plan
@@ -36,8 +37,8 @@ def code(tmp_path: Path) -> Path:
 def asked(storage: Path, plan: Plan, address: str, *, code: Path | None = None) -> Explanation:
     uri = f"sqlite:///{storage / 'mlflow.db'}"
     frame = results_frame(uri, (t.id for t in plan.trials))
-    tables = fill_tables(plan, frame, published_dir=storage).tables
-    request = Request(plan, tables, frame, MlflowArtifacts(uri), storage, code_files(code))
+    tables = fill_tables(Results(plan, frame), published_dir=storage).tables
+    request = Request(Results(plan, frame), tables, MlflowArtifacts(uri), storage, code_files(code))
     return explain(request, address)
 
 

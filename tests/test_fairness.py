@@ -12,6 +12,7 @@ from harness.records import Plan, Row, Table, Trial
 from harness.tuning import Dimension, Outcome, Search, Spent
 from reports.fairness import unfairness, unmet
 from reports.published import Published, load_published
+from reports.results import Results
 from reports.table_model import TableModel
 from reports.tables import build_table
 from tests.report_frame import make_frame, make_plan, make_trial
@@ -129,7 +130,7 @@ def comparison(published: Published, *, image_size: int) -> TableModel:
     rows = tuple(replace(r, trial_ids=tuple(of[t] for t in r.trial_ids)) for r in plan.tables[0].rows)
     frame = make_frame(plan).assign(trial_id=lambda x: x["trial_id"].map(of))
     table = replace(plan.tables[0], rows=rows)
-    return build_table(replace(plan, trials=tuple(moved.values()), tables=(table,)), table, frame, published)
+    return build_table(Results(replace(plan, trials=tuple(moved.values()), tables=(table,)), frame), table, published)
 
 
 @pytest.mark.parametrize("image_size", [480, 512])
@@ -158,7 +159,7 @@ def test_a_table_marks_the_row() -> None:
     row = replace(lavt, trial_ids=tuple(t.id for t in others.values()))
     table = replace(plan.tables[0], rows=(row, *plan.tables[0].rows[1:]), published=None)
     trials = (*(t for t in plan.trials if t.id not in others), *others.values())
-    model = build_table(replace(plan, trials=trials), table, make_frame(plan))
+    model = build_table(Results(replace(plan, trials=trials), make_frame(plan)), table)
     (mark,) = row_of(model, "LAVT").marks
     notes = {note.mark: note.text for note in model.footnotes}
     assert notes[mark] == "Trained with learning rate 0.0001 (others 3e-05)."

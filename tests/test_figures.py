@@ -22,6 +22,7 @@ from reports.delta_figure import differences
 from reports.drawing import SUFFIXES
 from reports.feature_maps import arrange_bands, draw_feature_maps, point_names, stretch, variant_maps
 from reports.figures import FIGURES, DrawnFigures, draw_figures
+from reports.results import Results
 from reports.style import COLOURS, house_style, series
 from tests.drawn_study import SENTENCES, make_request, make_study
 
@@ -129,19 +130,20 @@ def test_unknown_figures_are_refused(tmp_path: Path) -> None:
 
 def test_a_report_draws_records_and_notes(tmp_path: Path) -> None:
     request = make_request(figures=("delta",), breakdowns=("size",))
-    files = build_report(request.plan, request.frame, tmp_path / "a", published_dir=tmp_path, sources=request.sources)
+    files = build_report(request, tmp_path / "a", published_dir=tmp_path)
     assert [p.relative_to(tmp_path / "a").as_posix() for p in files.figures] == [
         f"figures/delta_parts{s}" for s in SUFFIXES
     ]
     assert (tmp_path / "a" / "breakdown_size_parts_val.md").exists()
     assert "figures/delta_parts.pdf" in files.manifest.read_text()
     assert files.notes == ()
-    plan, frame = make_study(figures=("delta",), breakdowns=("size",))
-    files = build_report(plan, frame, tmp_path / "b", published_dir=tmp_path)
-    assert files.figures == ()
+    nothing = "no complete run has left per-sample results that can be grouped so"
+    plan, frame = make_study(figures=("delta", "precision_curve"), breakdowns=("size",))
+    files = build_report(Results(plan, frame), tmp_path / "b", published_dir=tmp_path)
+    assert {p.stem for p in files.figures} == {"delta_parts"}
     assert files.notes == (
-        "break-down by size: no per-sample results are at hand",
-        "figure delta: nothing to draw from is at hand",
+        f"break-down by size of table parts on val: {nothing}",
+        "figure precision_curve of table parts: no complete run has left a per-sample table",
     )
 
 

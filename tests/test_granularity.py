@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reports.artifacts import FigureRequest
 from reports.granularity import computed_notes, published_notes
 from reports.published import load_published
+from reports.results import Results
 from tests.conftest import ROOT
 from tests.drawn_study import KEYS, make_request
 
 RRSIS_D = load_published("rrsis_d", folder=ROOT / "experiments" / "published")
 
 
-def with_share(request: FigureRequest, value: float) -> FigureRequest:
+def with_share(request: Results, value: float) -> Results:
     """The study with `value` as the `p50` of every run."""
     return replace(request, frame=request.frame.assign(metric="p50", value=value))
 

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """Tables claim what tests support: a useless component is not told from the reference, a useful one is found."""
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import statsmodels.formula.api as smf
 from scipy import stats
 
 from harness.records import Plan, Table
-from reports.artifacts import FigureRequest, Sources
+from reports.artifacts import Sources
 from reports.breakdown import build_breakdown
 from reports.comparisons import judge, pool, standing
 from reports.csv_table import render_csv
@@ -22,6 +21,7 @@ from reports.evidence import collect_evidence
 from reports.intervals import Replicated
 from reports.markdown import render_markdown
 from reports.published import Published
+from reports.results import Results
 from reports.row_scores import RowScore, RowScores, difference
 from reports.table_model import Cell, CellState, Emphasis, Flag, TableModel
 from reports.tables import build_table
@@ -35,7 +35,7 @@ BEST, NONE = Emphasis.BEST, Emphasis.NONE
 
 def built(**options: object) -> TableModel:
     plan, table, frame, sources = make_judged(**options)  # type: ignore[arg-type]
-    return build_table(plan, table, frame, sources=sources)
+    return build_table(Results(plan, frame, sources), table)
 
 
 def bold(model: TableModel, column: int = 1) -> list[str]:
@@ -88,7 +88,7 @@ def test_one_replicate_has_no_interval_no_test_and_no_bold() -> None:
 
 def test_without_per_sample_results_replicates_decide_and_the_caption_says_so() -> None:
     plan, table, frame, _ = make_judged()
-    alone = build_table(plan, table, frame)
+    alone = build_table(Results(plan, frame), table)
     assert "over replicates alone (no results of at least 10 test samples are at hand); pooled spread" in alone.caption
     assert Flag.REPLICATES_ONLY in alone.blocks[0].rows[0].cells[0].flags
     some = built(lost=["other decoder"])
@@ -100,7 +100,7 @@ def test_without_per_sample_results_replicates_decide_and_the_caption_says_so() 
 def test_deltas_by_replicates_alone_have_the_spread_of_an_analysis_of_variance() -> None:
     """Twice the residual mean square of rows x replicates, or a difference's own variance where that is larger."""
     plan, table, frame, _ = make_judged()
-    model = build_table(plan, table, frame)
+    model = build_table(Results(plan, frame), table)
     long = frame[frame.metric == "miou"].assign(
         label=[r.partition("|")[0] for r in frame.run_id[frame.metric == "miou"]]
     )
@@ -153,14 +153,14 @@ def test_one_row_that_varies_much_is_not_called_different_for_it() -> None:
 def test_per_sample_results_that_do_not_give_the_recorded_score_are_not_used() -> None:
     plan, table, frame, sources = make_judged()
     moved = frame.assign(value=frame["value"].where(frame["metric"] != "miou", frame["value"] + 1e-4))
-    model = build_table(plan, table, moved, sources=sources)
+    model = build_table(Results(plan, moved, sources), table)
     oiou, miou = model.blocks[0].rows[0].cells[:2]
     assert (oiou.flags, miou.flags) == ((), (Flag.REPLICATES_ONLY,))
 
 
 def scores_of(plan: Plan, table: Table, frame: pd.DataFrame, sources: Sources | None) -> RowScores:
     ids = {t for row in table.rows for t in row.trial_ids}
-    return RowScores(collect_evidence(frame, ids), FigureRequest(plan, frame, sources) if sources else None)
+    return RowScores(collect_evidence(frame, ids), Results(plan, frame, sources).samples if sources else None)
 
 
 def test_runs_that_saw_other_samples_are_compared_by_replicates() -> None:
@@ -246,7 +246,7 @@ def test_what_cannot_be_tested_is_not_judged() -> None:
 
 def test_groups_of_samples_are_compared_on_their_own_samples() -> None:
     plan, table, frame, sources = make_judged()
-    request = FigureRequest(plan, frame, sources)
+    request = Results(plan, frame, sources)
     found = build_breakdown(request, table, by="category", split="val").table
     assert "paired t tests over replicates and test samples" in found.caption
     for row in found.blocks[0].rows:
@@ -326,7 +326,7 @@ def quoted(miou: dict[str, float], **options: object) -> Published:
 def published_model(published: Published, *, replicates: int = 3) -> TableModel:
     plan = make_plan(replicates=replicates)
     table = replace(table_named(plan, "comparison"), splits=("val",), costs=False)
-    return build_table(plan, table, make_frame(plan), published)
+    return build_table(Results(plan, make_frame(plan)), table, published)
 
 
 def test_published_figures_get_a_verdict() -> None:

@@ -18,6 +18,7 @@ from reports.build import build_report
 from reports.html import Page, render_page
 from reports.origins import Origin
 from reports.page_parts import Background, Runs
+from reports.results import Results
 from reports.stale import mark_stale
 from reports.tables import build_table
 from tests.drawn_study import make_request
@@ -72,9 +73,9 @@ def read(text: str) -> Read:
 
 def page(plan: Plan, background: Background | None = None, frame_of: Plan | None = None) -> str:
     frame = make_frame(frame_of or plan)
-    tables = [build_table(plan, table, frame) for table in plan.tables]
+    tables = [build_table(Results(plan, frame), table) for table in plan.tables]
     known = background or Background()
-    return render_page(Page(plan, tables, Runs(plan, frame, known), study_text=known.study_text))
+    return render_page(Page(plan, tables, Runs(Results(plan, frame), known), study_text=known.study_text))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of the awkward study, with published rows."""
     plan = make_plan()
     folder = tmp_path_factory.mktemp("page")
-    return build_report(plan, make_frame(plan), folder, published_dir=PUBLISHED_DIR).html
+    return build_report(Results(plan, make_frame(plan)), folder, published_dir=PUBLISHED_DIR).html
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +158,8 @@ def test_a_trial_is_described_once_with_its_origin_and_what_it_differs_in() -> N
         for t, dirty in zip(ids, (True, False, None), strict=True)
     }
     frame = make_frame(plan)
-    tables = [mark_stale(build_table(plan, table, frame), plan, origins) for table in plan.tables]
-    seen = read(render_page(Page(plan, tables, Runs(plan, frame, Background()), origins=origins)))
+    tables = [mark_stale(build_table(Results(plan, frame), table), plan, origins) for table in plan.tables]
+    seen = read(render_page(Page(plan, tables, Runs(Results(plan, frame), Background()), origins=origins)))
     assert len([a for _, a in seen.elements if a.get("id", "").startswith("t-")]) == len(plan.trials)
     differs = 'Differs from the reference in model.fusion = "sum"; model.noise = false; model.decoder = "arc"'
     shared = f"Code {'b' * 12} Data {'f' * 12} Log log-0.txt Stale {' '.join(cause.split())}"
@@ -194,7 +195,7 @@ def test_a_server_s_runs_are_linked_and_tracebacks_quoted_once_per_cause() -> No
 
 def test_figures_are_inside_with_their_captions(tmp_path: Path) -> None:
     request = make_request(figures=("delta",))
-    files = build_report(request.plan, request.frame, tmp_path, published_dir=PUBLISHED_DIR, sources=request.sources)
+    files = build_report(request, tmp_path, published_dir=PUBLISHED_DIR)
     pngs = [path for path in files.figures if path.suffix == ".png"]
     seen = read(files.html.read_text(encoding="utf-8"))
     assert len(seen.all("img")) == len(pngs) > 0
@@ -205,7 +206,7 @@ def test_figures_are_inside_with_their_captions(tmp_path: Path) -> None:
 def judged_answer(*, replicates: int = 3) -> str:
     plan, table, frame, sources = make_judged(replicates=replicates)
     plan = replace(plan, tables=(table,))
-    model = build_table(plan, table, frame, sources=sources)
+    model = build_table(Results(plan, frame, sources), table)
     return answer(plan, [model], finished=len(plan.trials))
 
 
@@ -213,7 +214,7 @@ def test_the_answer_tells_the_useful_from_the_useless() -> None:
     said = judged_answer()
     start, differ, alike = re.split(r"points: |differ from it, ", said.replace("validation: ", "validation points: "))
     assert start == "In table parts, against “full” in mIoU on validation "
-    assert re.match(r"“without fusion” \(−\d\.\d\d points, 95 % interval −\d.\d\d to −\d.\d\d\) and “other", differ)  # noqa: RUF001
+    assert re.match(r"“without fusion” \(−\d\.\d\d points, 95 % interval −\d.\d\d to −\d.\d\d\) and “other", differ)
     assert alike.startswith("“without noise” (")
     assert alike.endswith(" cannot be told from it.")
     assert said.count(".") - len(re.findall(r"\d\.\d", said)) == 1, "one sentence"
@@ -230,13 +231,13 @@ def test_the_answer_says_what_is_best_and_what_is_not_there() -> None:
     plan = make_plan()
     frame = make_frame(plan)
     compared = replace(plan, tables=plan.tables[:1])
-    tables = [build_table(compared, compared.tables[0], frame)]
+    tables = [build_table(Results(compared, frame), compared.tables[0])]
     said = answer(compared, tables, finished=26)
     assert said == (
         "In table comparison, “MAFN” (40.67 %) has the best mIoU on validation and can be told from every other row "
         "that was tested; all this rests on 26 of 36 trials, the others have no result."
     )
-    empty = [build_table(compared, compared.tables[0], frame.head(0))]
+    empty = [build_table(Results(compared, frame.head(0)), compared.tables[0])]
     assert answer(compared, empty, finished=0).startswith("In table comparison, no row has mIoU on validation yet; ")
 
 

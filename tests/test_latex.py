@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """LaTeX output: any text prints as it is, and every document compiles."""
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from harness.errors import HarnessError
 from reports import latex
 from reports.latex import cell_origin, cell_source, compile_pdf, render_document, render_table
 from reports.latex_text import ACCENTS, SYMBOLS, Latex, latex_escape
+from reports.results import Results
 from reports.table_model import Block, Cell, CellState, Column, Emphasis, TableModel, TableRow
 from reports.tables import build_table
 from tests.report_frame import AWKWARD, make_frame, make_plan
@@ -237,7 +237,7 @@ def test_comments_name_runs_and_cannot_leave_their_line() -> None:
 def test_every_figure_has_a_line_and_a_comment_of_its_own() -> None:
     plan = make_plan()
     for table in plan.tables:
-        model = build_table(plan, table, make_frame(plan))
+        model = build_table(Results(plan, make_frame(plan)), table)
         lines = [line for line in render_table(model).splitlines() if "% " in line and line.startswith("    & ")]
         assert len(lines) == len(list(model.cells()))
         assert all("; runs: " in line for line in lines)

@@ -15,6 +15,7 @@ from harness.errors import HarnessError
 from reports.build import ReportFiles, build_report
 from reports.latex import Origin, compile_pdf, render_document
 from reports.numbers import UNSAFE, Key, number_source, numbers_of, read_numbers, render_numbers, slug
+from reports.results import Results
 from reports.table_model import Block, Cell, CellState, Column, TableModel, TableRow
 from tests.conftest import Golden
 from tests.report_frame import AWKWARD, make_frame, make_plan
@@ -29,7 +30,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", "")
         plan = make_plan()
-        return build_report(plan, make_frame(plan), tmp_path_factory.mktemp("numbers"), published_dir=PUBLISHED_DIR)
+        return build_report(
+            Results(plan, make_frame(plan)), tmp_path_factory.mktemp("numbers"), published_dir=PUBLISHED_DIR
+        )
 
 
 def cell(figure: str, *, split: str = "val", metric: str = "miou", trial: str = "a") -> Cell:

@@ -12,6 +12,7 @@ from harness.errors import HarnessError
 from reports.build import build_report, fill_tables
 from reports.latex import Origin
 from reports.paper_check import Current, check_paper
+from reports.results import Results
 from tests.report_frame import make_frame, make_plan
 
 PUBLISHED_DIR = Path(__file__).parent.parent / "experiments" / "published"
@@ -21,7 +22,7 @@ KEY = r"\res{components}{+ MSRC}{val}{miou}"
 @pytest.fixture(scope="module")
 def current() -> Current:
     plan = make_plan()
-    tables = fill_tables(plan, make_frame(plan), published_dir=PUBLISHED_DIR)
+    tables = fill_tables(Results(plan, make_frame(plan)), published_dir=PUBLISHED_DIR)
     return Current(Origin(plan.study, plan.spec_sha), {t.name: t for t in tables.shown}, tables.csv)
 
 
@@ -31,7 +32,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", "")
-        build_report(make_plan(), make_frame(make_plan()), folder, published_dir=PUBLISHED_DIR)
+        build_report(Results(make_plan(), make_frame(make_plan())), folder, published_dir=PUBLISHED_DIR)
     return folder
 
 

@@ -22,13 +22,14 @@ from scipy import stats
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
 
-from reports.artifacts import FigureRequest, NotDrawn
+from reports.artifacts import NotDrawn
 from reports.cost_figure import on_front
 from reports.delta_figure import differences, draw_delta
 from reports.drawing import Drawing, latex_float
 from reports.factors import full_factorial, level_text
 from reports.figures import FIGURES, draw_figures
 from reports.rank_figure import alike
+from reports.results import Results
 from reports.style import fills, house_style, points
 from reports.tables import build_table
 from tests.designed_study import make_designed
@@ -51,15 +52,15 @@ def recorded(label: str, replicate: int) -> float | None:
     return SCORES[label][replicate]
 
 
-def drawn(request: FigureRequest, name: str) -> Drawing:
+def drawn(request: Results, name: str) -> Drawing:
     """The first figure of that name."""
     return FIGURES[name].draw(request, request.plan.tables[0])[0]
 
 
 def test_delta_shows_the_numbers_of_the_table() -> None:
     plan, table, frame, sources = make_judged()
-    request = FigureRequest(plan, frame, sources)
-    model = build_table(plan, table, frame, sources=sources)
+    request = Results(plan, frame, sources)
+    model = build_table(Results(plan, frame, sources), table)
     cells = {row.label: row.cells[-1] for block in model.blocks for row in block.rows}
     found = differences(request, table)
     assert len(found) == 3
@@ -267,7 +268,7 @@ def changes(setting: tuple[object, ...], factors: dict[str, tuple[object, ...]])
     return {name: level for (name, of), level in zip(factors.items(), setting, strict=True) if level != of[-1]}
 
 
-def factorial(names: Sequence[str], *, replicates: int = 3, without: int | None = None) -> tuple[FigureRequest, Floats]:
+def factorial(names: Sequence[str], *, replicates: int = 3, without: int | None = None) -> tuple[Results, Floats]:
     """A grid of some factors, a label being the setting's number, and its scores `(levels, ..., replicates)`."""
     factors = {name: FACTORS[name] for name in names}
     settings = list(itertools.product(*factors.values()))
@@ -317,7 +318,7 @@ def test_interactions_of_many_levels_are_the_f_test_of_statsmodels() -> None:
     means = drawing.data[(drawing.data.what == "mean") & (drawing.data.other == "kernels")]
     assert means[means.factor == "noise"]["value"].tolist() == pytest.approx(scores.mean(axis=(0, 3)).ravel().tolist())
     assert [axes.get_title().splitlines()[0] for axes in drawing.figure.axes] == [
-        *("fusion × noise", "fusion × kernels", "noise × kernels")  # noqa: RUF001
+        *("fusion × noise", "fusion × kernels", "noise × kernels")
     ]
 
 
@@ -371,7 +372,7 @@ def test_one_replicate_of_a_factorial_is_shown_and_not_tested() -> None:
     request, scores = factorial(("fusion", "noise"), replicates=1)
     drawing = drawn(request, "interaction")
     contrast = float((scores[1, 1] - scores[1, 0] - scores[0, 1] + scores[0, 0])[0])
-    assert drawing.figure.axes[0].get_title().endswith(f"{100 * contrast:+.2f} points, not tested".replace("-", "−"))  # noqa: RUF001
+    assert drawing.figure.axes[0].get_title().endswith(f"{100 * contrast:+.2f} points, not tested".replace("-", "−"))
     assert drawing.caption.endswith("One replicate: no spread is known, and nothing is tested.")
     assert drawing.data[["low", "high", "p", "p_panel"]].isna().all(axis=None)
     shares = drawn(request, "shapley")
@@ -465,7 +466,7 @@ def test_tables_of_another_design_are_passed_over_where_one_fits(tmp_path: Path)
 
 # All of them
 
-REQUESTS: dict[str, Callable[[], FigureRequest]] = {
+REQUESTS: dict[str, Callable[[], Results]] = {
     "delta": lambda: make_designed(PARTS, recorded),
     "cost": lambda: make_designed(PARTS, recorded, costs=cost_of),
     "ranks": make_semantic_request,
@@ -509,7 +510,7 @@ LONG: dict[str, Change] = {
 }
 
 
-def long_rows() -> FigureRequest:
+def long_rows() -> Results:
     """Twelve rows with long labels, three splits, costs."""
     place = {label: i for i, label in enumerate(LONG)}
     return make_designed(
@@ -521,7 +522,7 @@ def long_rows() -> FigureRequest:
     )
 
 
-def long_levels() -> FigureRequest:
+def long_levels() -> Results:
     """Three factors with long names of levels."""
     levels = {
         "fusion": ("the sum of both modalities", "a third way with a long name", "correlation"),
@@ -533,7 +534,7 @@ def long_levels() -> FigureRequest:
     return make_designed(rows, lambda label, r: 0.5 + 0.01 * int(label) + 0.002 * r * (-1) ** int(label))
 
 
-def many_classes() -> FigureRequest:
+def many_classes() -> Results:
     """Twenty-three classes."""
     request = make_semantic_request()
     done = request.frame[(request.frame.split == "test") & (request.frame.metric == "miou")]
@@ -541,7 +542,7 @@ def many_classes() -> FigureRequest:
     return replace(request, frame=pd.concat([request.frame, *more]))
 
 
-CROWDED: dict[str, Callable[[], FigureRequest]] = {
+CROWDED: dict[str, Callable[[], Results]] = {
     **dict.fromkeys(("delta", "cost", "ranks", "waterfall"), long_rows),
     "interaction": long_levels,
     "class_bars": many_classes,

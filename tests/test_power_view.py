@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from reports.artifacts import FigureRequest
 from reports.power_view import TableResolution, explain_resolution, render_resolution, resolutions
+from reports.results import Results
 from tests.judged_study import GAINS, JudgedArtifacts, make_judged
 
 
@@ -22,7 +22,7 @@ def resolved(*, samples: bool = True, reference: bool = True, **options: object)
     if not reference:
         rows = tuple(replace(row, is_reference=False) for row in table.rows)
         plan = replace(plan, tables=(replace(table, rows=rows),))
-    return resolutions(FigureRequest(plan, frame, sources))
+    return resolutions(Results(plan, frame, sources))
 
 
 def printed(found: TableResolution) -> str:
@@ -100,11 +100,11 @@ def test_the_table_has_a_line_per_row() -> None:
 
 def test_what_has_no_score_has_no_line_of_figures() -> None:
     plan, table, frame, sources = make_judged()
-    empty = FigureRequest(plan, frame[frame["run_id"] == "never"], sources)
+    empty = Results(plan, frame[frame["run_id"] == "never"], sources)
     assert [row.difference for row in resolutions(empty)[0].rows] == [None, None, None]
     rows = tuple(replace(row, is_reference=False) for row in table.rows)
     nobody = replace(plan, tables=(replace(table, rows=rows),))
-    assert resolutions(FigureRequest(nobody, frame[frame["run_id"] == "never"], sources)) == []
+    assert resolutions(Results(nobody, frame[frame["run_id"] == "never"], sources)) == []
     assert "--" in printed(resolutions(empty)[0])
 
 
@@ -112,5 +112,5 @@ def test_differences_that_do_not_vary_have_no_power() -> None:
     plan, _, frame, sources = make_judged()
     level = {"full": 0.5, "without noise": 0.6, "without fusion": 0.5, "other decoder": 0.1}
     constant = frame.assign(value=[level[run.partition("|")[0]] for run in frame["run_id"]])
-    (found,) = resolutions(FigureRequest(plan, constant, sources))
+    (found,) = resolutions(Results(plan, constant, sources))
     assert {(row.smallest, row.needed) for row in found.rows} == {(None, None)}

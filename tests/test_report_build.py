@@ -19,6 +19,7 @@ from harness.errors import HarnessError
 from harness.records import Plan
 from reports.build import ReportFiles, build_report
 from reports.markdown import escape_markdown
+from reports.results import Results
 from tests.conftest import Golden
 from tests.report_frame import AWKWARD, make_frame, make_plan
 
@@ -29,7 +30,7 @@ GOLDEN_FILES = (*(f"{name}.{kind}" for name in NAMES for kind in ("tex", "md", "
 
 def build(plan: Plan, folder: Path) -> ReportFiles:
     frame = make_frame(make_plan(replicates=plan.replicates))
-    return build_report(plan, frame, folder, published_dir=PUBLISHED_DIR)
+    return build_report(Results(plan, frame), folder, published_dir=PUBLISHED_DIR)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from reports.class_scores import averaging_notes, class_slugs
 from reports.drawing import SUFFIXES
 from reports.figures import draw_figures
 from reports.published import load_published
+from reports.results import Results
 from reports.robustness_figure import draw_robustness, robustness
 from reports.table_model import CellState, Emphasis, TableModel
 from reports.tables import build_table
@@ -31,7 +32,7 @@ REQUEST = make_semantic_request(breakdowns=("class",))
 
 
 def built(index: int) -> TableModel:
-    return build_table(REQUEST.plan, replace(REQUEST.plan.tables[index], published=None), REQUEST.frame)
+    return build_table(Results(REQUEST.plan, REQUEST.frame), replace(REQUEST.plan.tables[index], published=None))
 
 
 def test_metrics_mean_what_they_mean_for_the_task() -> None:
@@ -48,7 +49,7 @@ def test_metrics_mean_what_they_mean_for_the_task() -> None:
 
 def test_a_column_may_be_one_class() -> None:
     table = replace(REQUEST.plan.tables[1], metrics=("iou.water",), splits=("test",))
-    model = build_table(REQUEST.plan, table, REQUEST.frame)
+    model = build_table(Results(REQUEST.plan, REQUEST.frame), table)
     assert model.columns[0].head == "IoU water ↑"
     assert " IoU water is the score of one class alone; all in %." in model.caption
     assert not any("Means over classes" in note.text for note in model.footnotes)
@@ -176,7 +177,9 @@ def test_what_was_not_disturbed_or_not_finished_is_left_out() -> None:
 
 def test_quoted_rows_stand_under_the_protocol_they_were_obtained_under() -> None:
     plan = REQUEST.plan
-    model = build_table(plan, plan.tables[0], REQUEST.frame, load_published("whu_opt_sar", folder=PUBLISHED_DIR))
+    model = build_table(
+        Results(plan, REQUEST.frame), plan.tables[0], load_published("whu_opt_sar", folder=PUBLISHED_DIR)
+    )
     quoted = [b for b in model.blocks if all(r.is_published for r in b.rows)]
     assert [b.heading.partition(": ")[2] for b in quoted] == [
         "UPSeg's README, split not stated",
@@ -201,7 +204,7 @@ def test_differences_of_quoted_rows_stay_within_a_protocol() -> None:
     rows = tuple(replace(r, is_reference=r.label == "CMX") for r in plan.tables[0].rows)
     table = replace(plan.tables[0], kind="ablation", rows=rows, metrics=("miou",), splits=("test",), costs=False)
     plan = replace(plan, tables=(table,))
-    model = build_table(plan, table, REQUEST.frame, load_published("whu_opt_sar", folder=PUBLISHED_DIR))
+    model = build_table(Results(plan, REQUEST.frame), table, load_published("whu_opt_sar", folder=PUBLISHED_DIR))
     deltas = {(b.heading.partition(": ")[2][:6], r.label): r.cells[-1] for b in model.blocks for r in b.rows}
     assert deltas["UPSeg'", "MCANet"].figure == "+2.60"
     assert deltas["ASANet", "ASANet"].figure == "+0.43"
@@ -212,7 +215,7 @@ def test_differences_of_quoted_rows_stay_within_a_protocol() -> None:
 def test_a_whole_report(tmp_path: Path) -> None:
     plan = make_semantic_plan(breakdowns=("class",))
     files = build_report(
-        plan, make_semantic_frame(plan), tmp_path, published_dir=PUBLISHED_DIR, sources=REQUEST.sources
+        Results(plan, make_semantic_frame(plan), REQUEST.sources), tmp_path, published_dir=PUBLISHED_DIR
     )
     assert (tmp_path / "breakdown_class_comparison_test.tex").exists()
     assert files.notes == ()

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """Tables whose figures siunitx aligns: what is written, that it compiles, and what it looks like."""
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from reports.build import build_report, fill_tables
 from reports.latex import Origin, aligned_source, cell_source, compile_pdf, render_document, render_table
 from reports.latex_numbers import column_format, is_installed
 from reports.paper_check import Current, check_paper
+from reports.results import Results
 from reports.table_model import Block, Cell, CellState, Column, Emphasis, TableModel, TableRow
 from tests.command import Command
 from tests.conftest import Golden
@@ -35,7 +35,7 @@ def cell(figure: str, spread: str = "", **options: object) -> Cell:
 
 
 def test_golden(golden: Golden) -> None:
-    tables = fill_tables(PLAN, make_frame(PLAN), published_dir=PUBLISHED_DIR).tables
+    tables = fill_tables(Results(PLAN, make_frame(PLAN)), published_dir=PUBLISHED_DIR).tables
     origin = Origin(PLAN.study, PLAN.spec_sha)
     golden.check("report/components_siunitx.tex", render_table(tables[1], origin, siunitx=True))
     golden.check("report/comparison_siunitx.tex", render_table(tables[0], origin, siunitx=True))
@@ -71,8 +71,8 @@ def test_what_is_no_number_stands_beside_it() -> None:
 
 @needs_siunitx
 def test_the_report_compiles_and_shows_the_same_figures(tmp_path: Path) -> None:
-    plain = build_report(make_plan(), make_frame(PLAN), tmp_path / "plain", published_dir=PUBLISHED_DIR)
-    aligned = build_report(PLAN, make_frame(PLAN), tmp_path / "aligned", published_dir=PUBLISHED_DIR)
+    plain = build_report(Results(make_plan(), make_frame(PLAN)), tmp_path / "plain", published_dir=PUBLISHED_DIR)
+    aligned = build_report(Results(PLAN, make_frame(PLAN)), tmp_path / "aligned", published_dir=PUBLISHED_DIR)
     assert aligned.pdf is not None
     if shutil.which("pdftotext"):
         shown = [
@@ -115,7 +115,7 @@ def test_without_the_package_there_is_a_report_and_no_pdf(tmp_path: Path, monkey
     program.write_text("#!/bin/sh\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    files = build_report(PLAN, make_frame(PLAN), tmp_path / "report", published_dir=PUBLISHED_DIR)
+    files = build_report(Results(PLAN, make_frame(PLAN)), tmp_path / "report", published_dir=PUBLISHED_DIR)
     assert (files.pdf, files.no_pdf) == (None, "TeX has no siunitx (Debian: apt-get install texlive-science)")
     assert r"\usepackage{siunitx}" in files.document.read_text()
     assert "S[table-format=" in files.tex[0].read_text()
@@ -146,7 +146,7 @@ def test_the_option_of_the_command_decides_and_copies_of_both_kinds_are_checked(
 
 
 def test_a_figure_that_differs_is_named_as_a_reader_sees_it(tmp_path: Path) -> None:
-    tables = fill_tables(PLAN, make_frame(PLAN), published_dir=PUBLISHED_DIR)
+    tables = fill_tables(Results(PLAN, make_frame(PLAN)), published_dir=PUBLISHED_DIR)
     current = Current(Origin(PLAN.study, PLAN.spec_sha), {t.name: t for t in tables.shown}, tables.csv)
     text = render_table(tables.tables[1], current.origin, siunitx=True)
     assert r"\bfseries 82.97 +- 0.20 &" in text

@@ -25,6 +25,7 @@ from reports.csv_table import render_csv
 from reports.latex import render_table
 from reports.markdown import render_markdown
 from reports.origins import Origin
+from reports.results import Results
 from reports.stale import mark_stale, stale_notes
 from reports.table_model import Flag, TableModel
 from reports.terminal import render_terminal
@@ -134,7 +135,7 @@ def test_documents_are_fetched_once_per_state_of_the_code_and_not_at_all_for_the
         asked.append(run_id)
         return artifacts.document(run_id, "code.json")
 
-    now = origins(plan, frame, Changes(code_files(), document), storage)
+    now = origins(Results(plan, frame), Changes(code_files(), document), storage)
     assert asked == []
     assert [(o.stale, o.also) for o in now.values()] == [((), ())] * len(plan.trials)
     one = now[plan.trials[0].id]
@@ -145,11 +146,11 @@ def test_documents_are_fetched_once_per_state_of_the_code_and_not_at_all_for_the
     code = copy_of_code(tmp_path)
     with (code / "models" / "mafn.py").open("a") as file:
         file.write("# longer\n")
-    then = origins(plan, frame, Changes(code_files(code), document), storage)
+    then = origins(Results(plan, frame), Changes(code_files(code), document), storage)
     assert len(asked) == 1
     assert {o.stale for o in then.values()} == {CHANGED}
     sources = Sources(artifacts, DatasetPanels(plan.trials[0], storage), then)
-    filled = fill_tables(plan, frame, published_dir=storage, sources=sources)
+    filled = fill_tables(Results(plan, frame, sources), published_dir=storage)
     cells = [c for _, c in filled.tables[0].cells() if c.value is not None]
     assert all(c.stale for c in cells)
     assert filled.doubts[0].startswith(f"{len(cells)} of {len(cells)} figures are stale (table decoder)")
@@ -177,7 +178,7 @@ def test_a_run_that_did_not_record_its_code_is_not_known_to_be_stale() -> None:
     assert found == ((), ("not known whether code changed: the run has no code.json",))
     assert changes.since(trial, "run", code_sha(hash_files(here))) == ((), ())
     frame = make_frame(make_plan())
-    known = origins(make_plan(), frame.assign(data_fingerprint="other"), changes, Path())
+    known = origins(Results(make_plan(), frame.assign(data_fingerprint="other")), changes, Path())
     one = next(iter(known.values()))
     assert one.stale == ("data: fingerprint other, now ffffffffffff",)
     assert replace(one, stale=()).commit == "c0ffee"

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """The table model: what a cell says, which figures stand out, and that nothing missing becomes a number."""
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from reports.captions import dagger_mark, join_words, letter_mark, split_label
 from reports.cells import show_value
 from reports.evidence import collect_evidence
 from reports.published import Published, load_published
+from reports.results import Results
 from reports.stats import paired_differences, summarize
 from reports.table_model import CellState, Emphasis, TableModel, TableRow
 from reports.tables import build_table
@@ -41,7 +41,7 @@ def table_named(plan: Plan, name: str) -> Table:
 
 def build(name: str, *, plan: Plan = PLAN, frame: pd.DataFrame = FRAME, costs: bool = False) -> TableModel:
     table = replace(table_named(plan, name), costs=costs)
-    return build_table(plan, table, frame, rrsis_d() if table.published else None)
+    return build_table(Results(plan, frame), table, rrsis_d() if table.published else None)
 
 
 def row_of(model: TableModel, label: str, *, published: bool = False, block: int | None = None) -> TableRow:
@@ -88,7 +88,7 @@ def test_mean_and_spread_are_over_the_complete_run_of_every_replicate() -> None:
 
 def test_scores_of_runs_that_are_not_complete_are_never_used() -> None:
     plan, table = one_table({"a": {}, "b": {"noise": False}})
-    model = build_table(plan, table, scores_frame(plan, {"miou": 0.9}, state="RUNNING"))
+    model = build_table(Results(plan, scores_frame(plan, {"miou": 0.9}, state="RUNNING")), table)
     found = {c.state for _, c in model.cells()}
     assert found == {CellState.MISSING, CellState.REFERENCE}
     assert all(c.value is None and c.figure == "" for _, c in model.cells())
@@ -160,9 +160,9 @@ def test_a_metric_that_some_runs_lack_is_counted_in_its_own_cell() -> None:
     plan, table = one_table({"a": {}, "b": {"noise": False}}, metrics=("oiou", "miou"))
     frame = scores_frame(plan, {"oiou": 0.5, "miou": 0.6})
     lost = (frame.trial_id == table.rows[1].trial_ids[0]) & (frame.metric == "oiou")
-    row = build_table(plan, table, frame[~lost]).blocks[0].rows[1]
+    row = build_table(Results(plan, frame[~lost]), table).blocks[0].rows[1]
     assert (row.count, [c.count for c in row.cells]) == ("", ["n=2/3", "", ""])
-    none = build_table(plan, table, frame[frame.metric != "oiou"]).blocks[0].rows[1]
+    none = build_table(Results(plan, frame[frame.metric != "oiou"]), table).blocks[0].rows[1]
     assert [c.state for c in none.cells] == [CellState.MISSING, CellState.COMPLETE, CellState.COMPLETE]
 
 
@@ -170,9 +170,9 @@ def test_the_difference_counts_apart_when_the_reference_lacks_a_replicate() -> N
     plan, table = one_table({"a": {}, "b": {"noise": False}})
     frame = scores_frame(plan, {"miou": 0.6})
     few = frame[~frame.trial_id.isin([table.rows[0].trial_ids[0], *table.rows[1].trial_ids[:1]])]
-    assert build_table(plan, table, few).blocks[0].rows[1].count == "n=2/3"
+    assert build_table(Results(plan, few), table).blocks[0].rows[1].count == "n=2/3"
     crossed = frame[~frame.trial_id.isin([table.rows[0].trial_ids[0], table.rows[1].trial_ids[1]])]
-    row = build_table(plan, table, crossed).blocks[0].rows[1]
+    row = build_table(Results(plan, crossed), table).blocks[0].rows[1]
     assert (row.count, [c.count for c in row.cells]) == ("n=2/3", ["", "n=1/3"])
 
 
@@ -193,7 +193,7 @@ def test_control_splits_are_not_ranked() -> None:
     plan = make_plan()
     table = replace(table_named(plan, "components"), splits=("val", "val_shuffled"))
     frame = pd.concat([FRAME, FRAME[FRAME["split"] == "val"].assign(split="val_shuffled")])
-    model = build_table(plan, table, frame)
+    model = build_table(Results(plan, frame), table)
     ranked = {c.split for _, c in model.cells() if c.emphasis is not Emphasis.NONE}
     assert ranked == {"val"}
 
@@ -203,12 +203,12 @@ def test_what_must_be_known_of_a_model_is_a_footnote() -> None:
     table = table_named(plan, "components")
     first, *others = table.rows
     mixed = replace(table, rows=(replace(first, note="A re-implementation."), *others))
-    model = build_table(plan, mixed, FRAME)
+    model = build_table(Results(plan, FRAME), mixed)
     rows = model.blocks[0].rows
     assert [row.marks for row in rows if row.label == first.label] == [("a",)]
     assert ("a", "A re-implementation.") in [(n.mark, n.text) for n in model.footnotes]
     alike = replace(table, rows=tuple(replace(row, note="A re-implementation.") for row in table.rows))
-    model = build_table(plan, alike, FRAME)
+    model = build_table(Results(plan, FRAME), alike)
     assert not any("a" in row.marks for row in model.blocks[0].rows)
     assert ("", "All rows of this study: A re-implementation.") in [(n.mark, n.text) for n in model.footnotes]
 
@@ -255,14 +255,14 @@ def test_published_differences_are_to_the_published_row_of_our_reference() -> No
 
 def test_published_figures_that_are_not_printed_stay_empty() -> None:
     table = replace(table_named(PLAN, "kernels"), metrics=("p60", "oiou"), splits=("val", "val_shuffled"), costs=False)
-    model = build_table(PLAN, table, FRAME, rrsis_d())
+    model = build_table(Results(PLAN, FRAME), table, rrsis_d())
     states = [c.state for c in model.blocks[1].rows[0].cells]
     missing = CellState.NOT_REPORTED
     assert states == [missing, CellState.PUBLISHED, CellState.PUBLISHED, missing, missing, missing]
-    only_p60 = build_table(PLAN, replace(table, metrics=("p60",), splits=("val",)), FRAME, rrsis_d())
+    only_p60 = build_table(Results(PLAN, FRAME), replace(table, metrics=("p60",), splits=("val",)), rrsis_d())
     assert len(only_p60.blocks) == 1
     without = rrsis_d().model_copy(update={"rows": tuple(r for r in rrsis_d().rows if r.label != "kernels [1, 3, 5]")})
-    lonely = build_table(PLAN, replace(table_named(PLAN, "kernels"), costs=False), FRAME, without)
+    lonely = build_table(Results(PLAN, FRAME), replace(table_named(PLAN, "kernels"), costs=False), without)
     assert {r.cells[-1].state for r in lonely.blocks[1].rows} == {missing}
 
 
@@ -281,22 +281,22 @@ def test_switches_show_what_varies_unless_one_axis_or_too_many_do() -> None:
     assert build("comparison").switch_heads == ()
     plan, table = one_table({"full": {}, "x": {"noise": False, "kernels": (1,)}})
     rows = (table.rows[0], replace(table.rows[1], changes={"model.noise": False, "model.gone.deep": 2}))
-    switches = [r.switches for r in build_table(plan, replace(table, rows=rows), FRAME).blocks[0].rows]
+    switches = [r.switches for r in build_table(Results(plan, FRAME), replace(table, rows=rows)).blocks[0].rows]
     assert switches == [(True, ""), (False, "2")]
 
 
 def test_the_reference_may_stand_in_another_table_or_nowhere() -> None:
     plan, table = one_table({"a": {"noise": False}, "b": {"fusion": "sum"}})
-    assert [c.head for c in build_table(plan, table, scores_frame(plan, {"miou": 0.5})).columns] == ["mIoU ↑"]
+    assert [c.head for c in build_table(Results(plan, scores_frame(plan, {"miou": 0.5})), table).columns] == ["mIoU ↑"]
     other = table_named(PLAN, "kernels")
     both = replace(plan, tables=(table, other), trials=(*plan.trials, *PLAN.trials))
-    model = build_table(both, table, scores_frame(both, {"miou": 0.5}))
+    model = build_table(Results(both, scores_frame(both, {"miou": 0.5})), table)
     assert model.blocks[0].rows[0].cells[-1].figure == "+0.00"
 
 
 def test_the_difference_is_of_the_primary_metric_or_else_the_last() -> None:
     plan, table = one_table({"a": {}, "b": {"noise": False}}, metrics=("p50", "oiou"))
-    assert build_table(plan, table, FRAME).columns[-1].head == "Δ oIoU"
+    assert build_table(Results(plan, FRAME), table).columns[-1].head == "Δ oIoU"
 
 
 def test_captions_say_how_to_read_the_table() -> None:
@@ -309,7 +309,7 @@ def test_captions_say_how_to_read_the_table() -> None:
     plan, table = one_table({"a": {}}, metrics=("miou",), group="ablation")
     plain = replace(plan, trials=tuple(replace(t, data={}) for t in plan.trials))
     table = replace(table, rows=tuple(replace(r, trial_ids=tuple(t.id for t in plain.trials)) for r in table.rows))
-    caption = build_table(plain, table, FRAME).caption
+    caption = build_table(Results(plain, FRAME), table).caption
     assert caption.startswith("Ablation, validation (study “s”).")
     assert "mIoU is the mean IoU over samples; all in %." in caption
 
@@ -318,7 +318,7 @@ def test_captions_of_semantic_segmentation_say_that_means_are_over_classes() -> 
     plan, table = one_table({"a": {}}, metrics=("miou", "kappa", "iou.low_vegetation"))
     trials = tuple(replace(t, task="semantic") for t in plan.trials)
     table = replace(table, rows=tuple(replace(r, trial_ids=tuple(t.id for t in trials)) for r in table.rows))
-    model = build_table(replace(plan, trials=trials, tables=(table,)), table, FRAME)
+    model = build_table(Results(replace(plan, trials=trials, tables=(table,)), FRAME), table)
     meanings = (
         "mIoU is the mean IoU over classes, κ the agreement beyond chance and IoU low vegetation the score of one"
     )
@@ -335,7 +335,7 @@ def test_a_metric_of_unknown_meaning_is_not_explained(monkeypatch: pytest.Monkey
     plan, table = one_table({"a": {}, "b": {"noise": False}}, metrics=("loss",), kind="comparison")
     frame = scores_frame(plan, {"loss": 2.0})
     frame.loc[frame.trial_id.isin(table.rows[1].trial_ids), "value"] = [1.0, 1.01, 1.02]
-    model = build_table(plan, table, frame)
+    model = build_table(Results(plan, frame), table)
     assert model.columns[0].head == "loss ↓"
     assert [r.cells[0].emphasis for r in model.blocks[0].rows] == [Emphasis.NONE, Emphasis.BEST]
     assert " all in" not in model.caption
@@ -343,17 +343,17 @@ def test_a_metric_of_unknown_meaning_is_not_explained(monkeypatch: pytest.Monkey
 
 def test_an_empty_table_is_an_empty_table() -> None:
     plan, table = one_table({}, kind="comparison")
-    assert build_table(plan, table, FRAME).blocks[0].rows == ()
+    assert build_table(Results(plan, FRAME), table).blocks[0].rows == ()
 
 
 def test_what_cannot_be_built_is_said() -> None:
     table = table_named(PLAN, "kernels")
     with pytest.raises(HarnessError, match=r"unknown kind 'ablatoin'; did you mean 'ablation'"):
-        build_table(PLAN, replace(table, kind="ablatoin"), FRAME)
+        build_table(Results(PLAN, FRAME), replace(table, kind="ablatoin"))
     with pytest.raises(HarnessError, match=r"no table 'kernel'; did you mean 'kernels'"):
-        build_table(PLAN, replace(table, name="kernel", group="other"), FRAME, rrsis_d())
+        build_table(Results(PLAN, FRAME), replace(table, name="kernel", group="other"), rrsis_d())
     with pytest.raises(UnknownNameError, match=r"unknown metric 'moiu'"):
-        build_table(PLAN, replace(table, metrics=("moiu",)), FRAME)
+        build_table(Results(PLAN, FRAME), replace(table, metrics=("moiu",)))
 
 
 def test_a_long_cause_is_cut_to_one_line() -> None:
@@ -408,5 +408,5 @@ def test_words_and_marks() -> None:
 def test_a_row_knows_nothing_of_the_harness_beyond_its_trials() -> None:
     row = Row("x", "x", {}, ("t",))
     table = Table("t", "comparison", "t", ("miou",), ("val",), (row,))
-    model = build_table(Plan("s", "?", (), (table,)), table, FRAME)
+    model = build_table(Results(Plan("s", "?", (), (table,)), FRAME), table)
     assert model.blocks[0].rows[0].cells[0].state is CellState.MISSING

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -92,10 +92,6 @@ def rebuild(
     from harness.packed import opened
     from harness.rebuild import rebuild as built_again
 
-    if retrain is not None:
-        from harness.retrain import choose_cell
-        from harness.retrain import retrain as trained_again
-
     name = archive.resolve().name.removesuffix(".tar.gz") + "-rebuilt"
     # an archive's folder holds its own files only
     beside = archive.resolve().parent if archive.is_dir() else Path.cwd()
@@ -104,21 +100,16 @@ def rebuild(
     with opened(archive) as folder:
         say(f"{archive}: every file is as it was packed", console)
         if retrain is not None:
+            from harness.retrain import choose_cell
+            from harness.retrain import retrain as trained_again
+
             start = executor_named(executor, address)
             with redirect_stdout(sys.stderr) if as_json else nullcontext():  # Ray prints what it has to say, too
                 cell = choose_cell(folder, retrain, seed=seed)
-                code = _code_of(folder, cell, uses_copy=executor == "ray")
-                workers = start(code)
-                try:
+                with closing(start(_code_of(folder, cell, uses_copy=executor == "ray"))) as workers:
                     tell = partial(say, console=console)
                     again = trained_again(cell, workers, storage=target / "retrained", data_root=data_root, say=tell)
-                finally:
-                    workers.close()
-            _show_scores(again, console)
-            if as_json:
-                print_json({**asdict(again), "equal": again.is_equal, "reproduced": again.is_reproduced})
-            if not again.is_reproduced:
-                raise typer.Exit(1)
+            _end_retrained(again, console, as_json=as_json)
             return
         found = built_again(folder, target)
         _show_files(found, folder, console)
@@ -126,6 +117,15 @@ def rebuild(
     if as_json:
         print_json({"folder": str(target), "files": [asdict(file) for file in found]})
     if any(not file.is_equal and not file.is_drawn for file in found):
+        raise typer.Exit(1)
+
+
+def _end_retrained(again: Retrained, console: Console, *, as_json: bool) -> None:
+    """Say how a trial came out when it was trained again, and exit with 1 if it was not reproduced."""
+    _show_scores(again, console)
+    if as_json:
+        print_json({**asdict(again), "equal": again.is_equal, "reproduced": again.is_reproduced})
+    if not again.is_reproduced:
         raise typer.Exit(1)
 
 

@@ -62,7 +62,7 @@ def _filled(found: Recorded) -> FilledTables:
     """The tables of a study as MLflow's record fills them now; nothing is written."""
     from reports.build import fill_tables
 
-    return fill_tables(found.plan, found.frame, published_dir=found.published, sources=found.sources)
+    return fill_tables(found.traced, published_dir=found.published)
 
 
 def _check_paper(paper: Path, found: Recorded, *, as_json: bool) -> None:
@@ -114,7 +114,7 @@ def explain(
     study = recorded(spec, overrides, storage=storage, tracking_uri=tracking_uri, optuna=optuna_storage)
     study = replace(study, plan=replace(study.plan, breakdowns=()))
     tables = _filled(study).tables
-    request = Request(study.plan, tables, study.frame, study.artifacts, study.storage, code_files())
+    request = Request(study.results, tables, study.artifacts, study.storage, code_files())
     found = explained(request, figure, split=split)
     for line in explanation_lines(found):
         say(line, screen(as_json))
@@ -132,12 +132,11 @@ def power(
     as_json: AsJson = False,
 ) -> None:
     """Print per row the difference seen, the smallest that so many replicates resolve, and how many it would take."""
-    from reports.artifacts import FigureRequest
     from reports.power_view import explain_resolution, render_resolution, resolutions
 
     found = recorded(spec, overrides, storage=storage, tracking_uri=tracking_uri, optuna=optuna_storage)
     console = screen(as_json)
-    tables = resolutions(FigureRequest(found.plan, found.frame, found.sources))
+    tables = resolutions(found.results)
     for table in tables:
         console.print(render_resolution(table))
         say(explain_resolution(table), console)
@@ -165,12 +164,7 @@ def make_report(found: Recorded, output: Path | None, console: Console) -> dict[
     folder = output or found.storage / "reports" / found.plan.study
     text = found.spec.read_text(encoding="utf-8")
     background = Background(run_pages(uri, found.frame), left.traceback, left.versions, text)
-    files = build_report(
-        *(found.plan, found.frame, folder),
-        published_dir=found.published,
-        sources=found.sources,
-        background=background,
-    )
+    files = build_report(found.traced, folder, published_dir=found.published, background=background)
     for table in files.tables:
         console.print(render_terminal(table))
     say(f"tables     {folder}  (.tex .md .csv)", console)

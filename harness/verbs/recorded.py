@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from harness.artifacts import MlflowArtifacts
     from harness.records import Plan
-    from reports.artifacts import Sources
+    from reports.results import Results
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,25 @@ class Recorded:
         return MlflowArtifacts(self.uri)
 
     @cached_property
-    def sources(self) -> Sources:
-        """What figures are made from, and where they come from."""
+    def results(self) -> Results:
+        """What tables and figures are made from."""
+        from harness.panels import DatasetPanels
+        from reports.artifacts import Sources
+        from reports.results import Results
+
+        sources = Sources(self.artifacts, DatasetPanels(self.plan.trials[0], self.storage))
+        return Results(self.plan, self.frame, sources)
+
+    @cached_property
+    def traced(self) -> Results:
+        """The same with the origin of every run, whose code is compared with today's."""
         from harness.code_reach import Changes
         from harness.frozen_code import code_files
         from harness.origins import origins
-        from harness.panels import DatasetPanels
-        from reports.artifacts import Sources
 
         changes = Changes(code_files(), lambda run_id: self.artifacts.document(run_id, "code.json"))
-        known = origins(self.plan, self.frame, changes, self.storage)
-        return Sources(self.artifacts, DatasetPanels(self.plan.trials[0], self.storage), known)
+        known = origins(self.results, changes, self.storage)
+        return replace(self.results, sources=replace(self.results.sources, origins=known))
 
 
 def recorded(
