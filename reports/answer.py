@@ -10,6 +10,7 @@ from harness.records import Plan, Table
 from reports.captions import join_words, split_label
 from reports.cells import show_value
 from reports.results import distinct_tables
+from reports.stale import stale_count
 from reports.table_model import Cell, CellState, Emphasis, Flag, TableModel
 
 MAX_NAMED = 6
@@ -23,7 +24,7 @@ class _Shown(NamedTuple):
     cell: Cell
 
 
-def answer(plan: Plan, tables: Iterable[TableModel], *, finished: int) -> str:
+def answer(plan: Plan, tables: Sequence[TableModel], *, finished: int) -> str:
     """What the tests say: which rows differ from the reference and by how much, which are best, what is not known.
 
     Args:
@@ -33,6 +34,8 @@ def answer(plan: Plan, tables: Iterable[TableModel], *, finished: int) -> str:
     """
     models = {model.name: model for model in tables}
     clauses = [_of_table(plan, table, models[table.name]) for table in distinct_tables(plan)]
+    if counted := stale_count(tables):
+        clauses.append(counted)
     if finished < len(plan.trials):
         clauses.append(f"all this rests on {finished} of {len(plan.trials)} trials, the others have no result")
     sentence = "; ".join(clauses)

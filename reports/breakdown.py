@@ -126,7 +126,7 @@ def build_breakdown(results: Results, table: Table, *, by: str, split: str) -> B
         columns=tuple(Column(row.label) for row in table.rows),
         blocks=blocks,
     )
-    return Breakdown(model, breakdown_csv(table, by, sizes, cells))
+    return Breakdown(model, breakdown_csv(results, table, by, sizes=sizes, cells=cells))
 
 
 def group_evidence(

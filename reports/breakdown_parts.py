@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 from harness.records import Table
 from reports.captions import aggregation
+from reports.results import Results
+from reports.stale import stale_text
 from reports.table_model import Cell, TableModel
 
 PREFIX = "breakdown"
@@ -38,30 +40,28 @@ def group_aggregation(table: Table, tested: str) -> str:
     return aggregation(max(len(row.trial_ids) for row in table.rows), of="row", tested=tested)
 
 
+COLUMNS = (
+    "table", "by", "group", "samples", "variant", "split", "metric", "mean", "std", "n", "expected_n", "stale",
+    "run_ids",
+)  # fmt: skip
+
+
 def breakdown_csv(
-    table: Table, by: str, sizes: Mapping[str, int | None], cells: Mapping[tuple[str, str], Sequence[Cell]]
+    results: Results,
+    table: Table,
+    by: str,
+    *,
+    sizes: Mapping[str, int | None],
+    cells: Mapping[tuple[str, str], Sequence[Cell]],
 ) -> str:
     """One line per figure: the cells of each (metric, group), one per row of the study's table; sizes where known."""
     text = io.StringIO()
+    stale = stale_text(results.plan, results.sources.origins)
     writer = csv.writer(text, lineterminator="\n")
-    heads = (
-        "table",
-        "by",
-        "group",
-        "samples",
-        "variant",
-        "split",
-        "metric",
-        "mean",
-        "std",
-        "n",
-        "expected_n",
-        "run_ids",
-    )
-    writer.writerow(heads)
+    writer.writerow(COLUMNS)
     for (_, group), of_group in cells.items():
         for row, cell in zip(table.rows, of_group, strict=True):
             numbers = ["" if v is None else f"{v:.10g}" for v in (cell.value, cell.std)]
             place = [table.name, by, group, sizes[group] or "", row.label, cell.split, cell.metric]
-            writer.writerow([*place, *numbers, cell.n, cell.expected_n, " ".join(cell.run_ids)])
+            writer.writerow([*place, *numbers, cell.n, cell.expected_n, stale(cell), " ".join(cell.run_ids)])
     return text.getvalue()

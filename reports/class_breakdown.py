@@ -60,7 +60,7 @@ def build_class_breakdown(results: Results, table: Table, *, split: str) -> Brea
         footnotes=(*mark_footnotes(judged), *(Footnote("", text) for text in notes)),
     )
     sizes = dict.fromkeys([*slugs, "mean"])
-    return Breakdown(model, breakdown_csv(table, CLASS, sizes, cells))
+    return Breakdown(model, breakdown_csv(results, table, CLASS, sizes=sizes, cells=cells))
 
 
 def _marked(table: Table, cells: Sequence[Cell], judged: Mapping[Shown, Judged]) -> tuple[Cell, ...]:

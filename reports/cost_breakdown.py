@@ -40,7 +40,8 @@ def build_cost_breakdown(results: Results, table: Table) -> Breakdown:
         blocks=(Block("", tuple(rows)),),
         footnotes=(Footnote("", f"Zero in every row: {join_words(zero)}."),) if zero else (),
     )
-    csv = breakdown_csv(table, COST, {"all": None}, {(cost.name, "all"): of for cost, of in known.items()})
+    of_all = {(cost.name, "all"): of for cost, of in known.items()}
+    csv = breakdown_csv(results, table, COST, sizes={"all": None}, cells=of_all)
     return Breakdown(model, csv)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from reports.comparison_notes import show_p
@@ -62,6 +62,8 @@ class Numbers:
     """Plain text; in reading order."""
     absent: Mapping[Key, str]
     """Figures that do not exist -> what the table shows instead."""
+    stale: Mapping[Key, str] = field(default_factory=dict)
+    """Figures whose code or data has changed -> what."""
 
 
 def slug(text: str) -> str:
@@ -75,6 +77,7 @@ def numbers_of(tables: Iterable[TableModel]) -> Numbers:
     """Every figure of some tables under its name."""
     values: dict[Key, str] = {}
     absent: dict[Key, str] = {}
+    stale: dict[Key, str] = {}
     for table in tables:
         for name, cell in _named_cells(table):
             place = (table.name, name, slug(cell.split), slug(cell.metric))
@@ -84,7 +87,9 @@ def numbers_of(tables: Iterable[TableModel]) -> Numbers:
                 continue
             for macro, text in _texts(cell).items():
                 values[Key(macro, *place)] = text
-    return Numbers(values, absent)
+                if cell.stale:
+                    stale[Key(macro, *place)] = cell.stale
+    return Numbers(values, absent, stale)
 
 
 def render_numbers(numbers: Numbers, origin: Origin) -> str:
@@ -98,7 +103,8 @@ def render_numbers(numbers: Numbers, origin: Origin) -> str:
     ]
     lines = [_definition(key, text) for key, text in numbers.values.items()]
     none = [f"% no figure: {key}: {slug(word)}" for key, word in numbers.absent.items()]
-    return "\n".join([*heads, PROGRAM, *lines, *none]) + "\n"
+    old = [f"% stale: {key}: {slug(text)}" for key, text in numbers.stale.items()]
+    return "\n".join([*heads, PROGRAM, *lines, *none, *old]) + "\n"
 
 
 def read_numbers(text: str) -> dict[Key, str]:

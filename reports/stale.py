@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.records import Plan, Trial
@@ -22,17 +22,10 @@ def mark_stale(table: TableModel, plan: Plan, origins: Mapping[str, Origin]) -> 
         plan: The study it belongs to.
         origins: Trial id -> where the run that counts for it comes from.
     """
-    known = {origins[trial.id].run_id: trial for trial in plan.trials if trial.id in origins}
     if not any(origin.stale for origin in origins.values()):
         return table
     marks: dict[str, str] = {}
-
-    def text_of(cell: Cell) -> str:
-        ran = [known[run].id for run in cell.run_ids if run in known]
-        causes = {trial_id: "; ".join(origins[trial_id].stale) for trial_id in ran if origins[trial_id].stale}
-        if cell.value is None:
-            return ""
-        return "; ".join(_cause(cell, text, causes, known) for text in dict.fromkeys(causes.values()))
+    text_of = stale_text(plan, origins)
 
     def marked(row: TableRow) -> TableRow:
         texts = [text_of(cell) for cell in row.cells]
@@ -48,18 +41,34 @@ def mark_stale(table: TableModel, plan: Plan, origins: Mapping[str, Origin]) -> 
     return replace(table, blocks=blocks, footnotes=(*marked_notes, *notes, *others))
 
 
+def stale_text(plan: Plan, origins: Mapping[str, Origin]) -> Callable[[Cell], str]:
+    """What makes a cell stale; empty for one that is not."""
+    known = {origins[trial.id].run_id: trial for trial in plan.trials if trial.id in origins}
+
+    def text_of(cell: Cell) -> str:
+        ran = [known[run].id for run in cell.run_ids if run in known]
+        causes = {trial_id: "; ".join(origins[trial_id].stale) for trial_id in ran if origins[trial_id].stale}
+        if cell.value is None:
+            return ""
+        return "; ".join(_cause(cell, text, causes, known) for text in dict.fromkeys(causes.values()))
+
+    return text_of
+
+
+def stale_count(tables: Iterable[TableModel]) -> str:
+    """`3 of 12 figures are stale (table kernels)`; empty where none is."""
+    ours = {t.name: [c for _, c in t.cells() if c.value is not None and c.run_ids] for t in tables}
+    stale = {name: sum(bool(c.stale) for c in cells) for name, cells in ours.items()}
+    named = join_words(name for name, count in stale.items() if count)
+    if not named:
+        return ""
+    return f"{sum(stale.values())} of {sum(map(len, ours.values()))} figures are stale (table {named})"
+
+
 def stale_notes(tables: Sequence[TableModel]) -> list[str]:
     """One note on how many figures of a report are stale, and which tables have them."""
-    ours = {t.name: [c for _, c in t.cells() if c.value is not None and c.run_ids] for t in tables}
-    stale = {name: [c for c in cells if c.stale] for name, cells in ours.items()}
-    count = sum(map(len, stale.values()))
-    if not count:
-        return []
-    named = join_words(name for name, cells in stale.items() if cells)
-    return [
-        f"{count} of {sum(map(len, ours.values()))} figures are stale (table {named}): code or data that they rest on "
-        "has changed since their trials ran"
-    ]
+    counted = stale_count(tables)
+    return [f"{counted}: code or data that they rest on has changed since their trials ran"] if counted else []
 
 
 def _cause(cell: Cell, text: str, causes: Mapping[str, str], known: Mapping[str, Trial]) -> str:

@@ -106,7 +106,7 @@ def test_a_breakdown_shows_all_that_is_recorded_with_the_spread_of_what_is_measu
         lines += [{**of_run.iloc[0], "split": "cost", "metric": name, "value": v} for name, v in costs.items()]
         assert run_id == of_run.iloc[0]["run_id"]
     frame = pd.concat([FRAME, pd.DataFrame(lines)], ignore_index=True)
-    found = build_cost_breakdown(Results(PLAN, frame, None), table)  # type: ignore[arg-type]  # no files
+    found = build_cost_breakdown(Results(PLAN, frame), table)
     heads = [column.head for column in found.table.columns]
     assert heads == ["Params (M)", "GMACs", "Dead (M)", "Latency (ms)"]
     row = next(r for r in found.table.blocks[0].rows if r.label == "MAFN")
@@ -123,4 +123,4 @@ def test_a_breakdown_shows_all_that_is_recorded_with_the_spread_of_what_is_measu
 def test_a_breakdown_without_costs_is_not_made() -> None:
     bare = FRAME[FRAME["split"] != "cost"]
     with pytest.raises(NotDrawn, match="no run has recorded a cost"):
-        build_cost_breakdown(Results(PLAN, bare, None), PLAN.tables[0])  # type: ignore[arg-type]  # no files
+        build_cost_breakdown(Results(PLAN, bare), PLAN.tables[0])

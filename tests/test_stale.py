@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from harness.artifacts import MlflowArtifacts
@@ -19,11 +20,14 @@ from harness.origins import origins
 from harness.panels import DatasetPanels
 from harness.records import Plan
 from harness.results import results_frame
+from reports.answer import answer
 from reports.artifacts import Sources
 from reports.build import fill_tables
 from reports.csv_table import render_csv
+from reports.latex import Origin as LatexOrigin
 from reports.latex import render_table
 from reports.markdown import render_markdown
+from reports.numbers import numbers_of, render_numbers
 from reports.origins import Origin
 from reports.results import Results
 from reports.stale import mark_stale, stale_notes
@@ -150,10 +154,18 @@ def test_documents_are_fetched_once_per_state_of_the_code_and_not_at_all_for_the
     assert len(asked) == 1
     assert {o.stale for o in then.values()} == {CHANGED}
     sources = Sources(artifacts, DatasetPanels(plan.trials[0], storage), then)
-    filled = fill_tables(Results(plan, frame, sources), published_dir=storage)
+    filled = fill_tables(Results(replace(plan, breakdowns=("cost",)), frame, sources), published_dir=storage)
     cells = [c for _, c in filled.tables[0].cells() if c.value is not None]
     assert all(c.stale for c in cells)
-    assert filled.doubts[0].startswith(f"{len(cells)} of {len(cells)} figures are stale (table decoder)")
+    counted = f"{len(cells)} of {len(cells)} figures are stale (table decoder)"
+    assert filled.doubts[0].startswith(counted)
+    assert answer(plan, filled.tables, finished=len(plan.trials)).endswith(f"; {counted}.")
+    numbers = render_numbers(numbers_of(filled.tables), LatexOrigin(plan.study, plan.spec_sha))
+    said = [line for line in numbers.splitlines() if line.startswith("% stale: ")]
+    assert said[0].startswith(r"% stale: \res{decoder}{")
+    assert said[0].endswith("code of the model: models/mafn.py")
+    costs = pd.read_csv(io.StringIO(filled.csv["breakdown_cost_decoder"]))
+    assert costs["stale"].str.endswith("code of the model: models/mafn.py").all()
 
 
 def test_the_command_says_how_many_figures_are_stale(
