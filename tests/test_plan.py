@@ -542,6 +542,14 @@ def test_full_mafn_is_trained_once(name: str, tables: tuple[str, ...], variants:
     assert len(set.intersection(*shown)) == shared
 
 
+def test_the_ladder_of_mafn_is_part_of_its_factorial() -> None:
+    studies = [load_study(ROOT / "experiments" / f"mafn_{name}.yaml", environ={}) for name in ("rrsisd", "factorial")]
+    ladder, factorial = (expand(study, fingerprint=ABSENT) for study in studies)
+    parts = {t for row in factorial.tables[0].rows for t in row.trial_ids}
+    assert len(parts) == 24
+    assert {t for row in ladder.tables[1].rows for t in row.trial_ids} <= parts
+
+
 def test_trials_of_a_table_with_priority_come_first(tmp_path: Path) -> None:
     both = with_variants(EXPLICIT + LADDER, "rivals", "ladder")
     usual = [t.variant for t in expand(toy_study(tmp_path, *both), fingerprint="f").trials]
