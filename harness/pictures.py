@@ -30,6 +30,8 @@ _MARGIN = 4
 _FONT_SIZE = 14
 _LINE = 18
 _SWATCH = 11
+_MIN_LINES = 3
+"""Lines of words that a legend leaves room for."""
 _GREY: Colour = (128, 128, 128)
 
 Pixels = NDArray[np.uint8]
@@ -45,6 +47,7 @@ class Picture:
     words: Sequence[str]
     """Paragraphs; what does not fit is cut."""
     legend: Mapping[str, Colour] = field(default_factory=dict)
+    """Meaning of colours, the most important first; what does not fit is cut."""
 
 
 def chosen(count: int) -> list[int]:
@@ -90,7 +93,7 @@ def _written(picture: Picture) -> Image.Image:
     panel = Image.new("RGB", (SIDE, SIDE), WHITE)
     pen, font = ImageDraw.Draw(panel), ImageFont.load_default(_FONT_SIZE)
     room = (SIDE - 2 * _MARGIN) // _LINE
-    legend = list(picture.legend.items())[: room - 1]
+    legend = list(picture.legend.items())[: room - _MIN_LINES]
     lines = [line for words in picture.words for line in _wrapped(words, font, SIDE - 2 * _MARGIN)]
     if len(lines) > room - len(legend):
         lines = [*lines[: room - len(legend) - 1], "…"]

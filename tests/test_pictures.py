@@ -89,6 +89,16 @@ def test_the_legend_stays_whatever_the_words_are() -> None:
     assert dark[0] < SIDE / 2 < dark[1] < SIDE, "words fill the panel's width, and no more"
 
 
+def test_a_long_legend_leaves_room_for_words() -> None:
+    plain = replace(panels(9, 9, "row 384", "71.3 % right"), legend={})
+    crowded = replace(plain, legend={f"class {n}": (255, 10 * n, 0) for n in range(20)})
+    found = [np.asarray(compose(p))[SIDE + GAP :, SIDE + GAP :] for p in (plain, crowded)]
+    assert (found[0][:40] == found[1][:40]).all()
+    assert (found[0][:40] == 0).any()
+    shown = [n for n in range(20) if (found[1] == (255, 10 * n, 0)).all(2).sum() >= 100]
+    assert shown == list(range(7))
+
+
 def test_bands_that_are_shown() -> None:
     swapped = RGBN._replace(bands=("blue", "nir", "red", "green"), wavelengths_um=(0.485, 0.83, 0.66, 0.555))
     false_colour = ModalityInfo("optical", ("nir", "red", "green"), (0.84, 0.645, 0.56))
