@@ -20,8 +20,14 @@ from tests.servers import MlflowServer
 WIDTH, HEIGHT = 1900, 760
 ASSISTANT = 488
 """Pixels at the right that MLflow's assistant takes."""
-PAGES = {"variants": "", "charts": "&compareRunsMode=CHART"}
-"""Picture -> what is added to the address of a study's runs."""
+PAGES = {
+    "variants": ("variants", ""),
+    "charts": ("means", "&compareRunsMode=CHART"),
+    "images": ("pictures", "&compareRunsMode=CHART"),
+}
+"""Picture -> the view, and what is added to the address of a study's runs."""
+COLOURS = {"images": 256}
+"""Picture -> colours that are kept, where they are not 64."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 VIEW = "viewStateShareKey=variants"
 
@@ -57,12 +63,11 @@ def main() -> None:
         try:
             server.wait()
             address = runs_page(server.uri, given.study)
-            for name, more in PAGES.items():
-                view = address.replace(VIEW, "viewStateShareKey=means") if more else address
+            for name, (view, more) in PAGES.items():
                 picture = Path(__file__).with_name(f"mlflow_ui_{name}.png")
-                browse(f"{view}{more}", f"--screenshot={picture}")
+                browse(address.replace(VIEW, f"viewStateShareKey={view}") + more, f"--screenshot={picture}")
                 whole = Image.open(picture).convert("RGB").crop((0, 0, WIDTH - ASSISTANT, HEIGHT))
-                whole.quantize(64).save(picture, optimize=True)
+                whole.quantize(COLOURS.get(name, 64)).save(picture, optimize=True)
                 print(f"{picture}  {picture.stat().st_size / 1000:.0f} kB")
         finally:
             server.kill()

@@ -24,7 +24,7 @@ from harness.faults import TRACEBACK
 from harness.records import Trial, TrialResult, TrialState
 from harness.results import connect, find_runs, is_permanent
 from harness.run_note import note_of
-from harness.run_objects import dataset_of, log_dataset, log_model
+from harness.run_objects import dataset_of, log_dataset, log_model, log_pictures
 from harness.spool import one_creator
 from harness.tuning import SEARCH
 
@@ -268,6 +268,10 @@ class Delivery:
             self._log(run_id, params=_seeds(folder))
         with self._part():
             self._log_files(run_id, result, folder)
+        with self._part():
+            if result.state is TrialState.COMPLETE:
+                splits = [record.get("split", ""), *(score.split for score in result.scores)]
+                log_pictures(self.client, run_id, folder, splits)
         with self._part():
             self._log_system(run_id, folder)
         with self._part():

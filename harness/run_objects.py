@@ -1,13 +1,18 @@
-"""What MLflow's pages show beside a run: the dataset that a trial was trained on, and the model that came out."""
+"""What MLflow's pages show beside a run: the dataset it was trained on, the model that came out, what that predicts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
+from harness.pictures import FOLDER, picture_key
 from harness.records import Trial, TrialResult
 
 MAX_DIGEST = 36
@@ -71,3 +76,29 @@ def log_model(
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, result.best_epoch or 0)])
     return str(model.model_id)
+
+
+def log_pictures(client: MlflowClient, run_id: str, folder: Path, splits: Sequence[str]) -> None:
+    """Log the pictures of the first of some splits of which a trial has left any, as images of step 0.
+
+    They get the names that the UI reads, as `MlflowClient.log_image` forms them, but always the same for a run: logged
+    again they replace what is there. The smaller files, which pages of many load, are not reduced to 256 pixels as its
+    are.
+
+    Args:
+        client: Of the store.
+        run_id: The trial's run.
+        folder: The trial's.
+        splits: In the order of preference.
+    """
+    split = next((s for s in splits if (folder / FOLDER / s).is_dir()), None)
+    if split is None:
+        return
+    start = client.get_run(run_id).info.start_time
+    with TemporaryDirectory() as draft:
+        for path in sorted((folder / FOLDER / split).iterdir()):
+            key = picture_key(split, int(path.stem)).replace("/", "~")
+            kind = "" if path.suffix == ".png" else "+compressed"
+            shutil.copyfile(path, Path(draft, f"{key}+step+0+timestamp+{start}+{run_id}{kind}{path.suffix}"))
+        client.log_artifacts(run_id, draft, "images")
+    client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, "True")

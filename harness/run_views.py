@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.metrics import metric
+from harness.pictures import NUM_PICTURES, picture_key
 from harness.records import Plan
 from harness.results import VARIANTS_VIEW
 
@@ -40,11 +41,30 @@ def view_tags(plan: Plan) -> dict[str, str]:
         VARIANTS_VIEW: ("Variants", {"selectedColumns": [*numbers, *marks]}),
         "trials": ("Trials, best first", {**best, "selectedColumns": [*numbers, *marks[1:3]]}),
         "means": ("Trials by variant", {**best, "selectedColumns": numbers, "groupBy": grouped, **charts}),
+        "pictures": ("Predictions", {**best, **_predictions(plan.primary_split), "selectedColumns": numbers[:1]}),
     }
     return {
         "mlflow.experiment.primaryMetric.name": first,
         "mlflow.experiment.primaryMetric.greaterIsBetter": json.dumps(upwards),
         **{f"{VIEW}{key}": _view(name, state) for key, (name, state) in views.items()},
+    }
+
+
+def _predictions(split: str) -> dict[str, Any]:
+    """Charts with one table in place of all that the UI makes by itself: a row per sample, a column per variant."""
+    keys = [picture_key(split, number) for number in range(1, NUM_PICTURES + 1)]
+    section = keys[0].partition("/")[0]
+    chart = {"type": "IMAGE", "metricSectionId": section, "step": 0, "showRunParams": False}
+    table = {**chart, "uuid": "table", "imageKeys": keys, "isGenerated": False, "deleted": False}
+    # one that is deleted is not made again
+    own = [{**chart, "uuid": key, "imageKeys": [key], "isGenerated": True, "deleted": True} for key in keys]
+    place = {"uuid": section, "name": section, "display": True, "columns": 1, "cardHeight": 760, "isReordered": False}
+    return {
+        "searchFilter": f"{TRIALS} and tags.`harness.replicate` = '0'",
+        "compareRunCharts": [table, *own],
+        "compareRunSections": [place],
+        "chartsSearchFilter": f"^{section}/",
+        "runListHidden": True,
     }
 
 

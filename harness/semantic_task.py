@@ -32,8 +32,10 @@ from harness.data.synthetic import data_root, open_dataset
 from harness.distributed import broadcast, rank
 from harness.errors import HarnessError, nearest
 from harness.losses import labelled_cross_entropy
+from harness.pictures import Picture
 from harness.records import Trial
 from harness.seeding import stream_seed
+from harness.semantic_pictures import SHOWN, Predicted, enter_strip, shown_windows, tile_picture
 from harness.sliding_window import OverlapAverage, Strip, tile_windows
 from harness.spec_protocol import SemanticEvaluateConfig
 from harness.spec_recipe import SemanticTrainConfig
@@ -116,13 +118,17 @@ class SemanticTask:
         return loss if output.penalty is None else loss + output.penalty
 
     def measurer(self, split: str, folder: Path | None = None) -> TileMeasurer:
-        """Counts the pixels of each tile; writes the predictions of the test split where the protocol asks for it."""
+        """Counts the pixels of each tile; writes the predictions of the test split where the protocol asks for it.
+
+        Given a folder, its rows hold what was predicted in the shown windows.
+        """
         keeps = folder is not None and self._evaluate.predictions and split == "test"
         return TileMeasurer(
             self.evaluation(split),
             self._data,
             average=self._evaluate.average,
             folder=folder / PREDICTIONS / split if folder is not None and keeps else None,
+            shown=None if folder is None else shown_windows(self.evaluation(split).tiles),
         )
 
     def scores(self, table: pd.DataFrame) -> dict[str, float]:
@@ -134,6 +140,15 @@ class SemanticTask:
             named = zip(classes, values, strict=True)
             found |= {f"{measure}.{class_slug(c.name)}": float(v) for c, v in named if np.isfinite(v)}
         return {**found, "classes_averaged": float(num_averaged(matrix, protocol=self._evaluate.protocol))}
+
+    def pictures(self, split: str, table: pd.DataFrame) -> list[Picture]:
+        """The shown windows in the colours of their classes; inputs are shown without the split's stress."""
+        tiles = self.evaluation(split).tiles
+        predicted = {place: classes for kept in table[SHOWN] for place, classes in kept.items()}
+        return [
+            tile_picture(self._data, tiles[number], window, predicted[place])
+            for place, (number, window) in enumerate(shown_windows(tiles))
+        ]
 
     def about(self) -> dict[str, Any]:
         """The class table, the division into splits, and the statistics that inputs were normalised with."""
@@ -205,10 +220,21 @@ class TileMeasurer:
         data: Reads the truth.
         average: `softmax` or `logits`.
         folder: Where predictions are written; None to write none.
+        shown: Places of tiles, each with a window whose prediction its row holds; None for rows without them.
     """
 
-    def __init__(self, samples: EvaluationWindows, data: SemanticDataset, *, average: str, folder: Path | None) -> None:
+    def __init__(
+        self,
+        samples: EvaluationWindows,
+        data: SemanticDataset,
+        *,
+        average: str,
+        folder: Path | None,
+        shown: Sequence[tuple[int, Window]] | None = None,
+    ) -> None:
         self._samples, self._data, self._average, self._folder = samples, data, average, folder
+        self._shown = shown
+        self._kept: Predicted = {}
         self._last_window = {place.tile: index for index, place in enumerate(samples.places)}
         self._joined: OverlapAverage | None = None
         self._matrix: NDArray[np.int64] = np.zeros((0, 0), np.int64)
@@ -223,7 +249,7 @@ class TileMeasurer:
             number, window = self._samples.places[index]
             tile = self._samples.tiles[number]
             if self._joined is None:
-                self._begin(tile, window, of_window)
+                self._begin(number, window, of_window)
             assert self._joined is not None
             height, width = min(window.height, tile.height), min(window.width, tile.width)
             inside = window._replace(height=height, width=width)
@@ -233,13 +259,18 @@ class TileMeasurer:
                 rows.append(self._end(number, tile))
         return rows
 
-    def _begin(self, tile: SemanticTile, window: Window, scores: Tensor) -> None:
-        num_classes = len(scores)
+    def _begin(self, number: int, window: Window, scores: Tensor) -> None:
+        num_classes, tile = len(scores), self._samples.tiles[number]
         self._joined = OverlapAverage(
             num_classes, height=tile.height, width=tile.width, window=window.height, device=scores.device
         )
         self._matrix = np.zeros((num_classes, num_classes), np.int64)
         self._prediction = None if self._folder is None else np.zeros((tile.height, tile.width), np.uint8)
+        self._kept = {
+            place: np.zeros((part.height, part.width), np.uint8)
+            for place, (of, part) in enumerate(self._shown or ())
+            if of == number
+        }
 
     def _count(self, tile: SemanticTile, strip: Strip | None) -> None:
         """Enter rows whose prediction is final."""
@@ -250,6 +281,7 @@ class TileMeasurer:
         self._matrix += confusion_matrix(truth, predicted, num_classes=len(self._matrix))
         if self._prediction is not None:
             self._prediction[first : first + len(predicted)] = predicted
+        enter_strip(strip, self._kept, self._shown or ())
 
     def _end(self, number: int, tile: SemanticTile) -> dict[str, Any]:
         if self._prediction is not None and self._folder is not None:
@@ -258,7 +290,8 @@ class TileMeasurer:
             write_prediction(path, self._prediction, like=like, window=tile.place)
         self._joined, self._prediction = None, None
         size = {"height": tile.height, "width": tile.width}
-        return {"index": number, "key": tile.key, **size, CONFUSION: self._matrix.flatten().tolist()}
+        shown = {} if self._shown is None else {SHOWN: self._kept}
+        return {"index": number, "key": tile.key, **size, CONFUSION: self._matrix.flatten().tolist(), **shown}
 
 
 def _kept_statistics(trial: Trial, data: SemanticDataset, storage: Path) -> dict[str, BandStatistics]:

@@ -6,7 +6,7 @@ know none of them. Shapes: `B` images, `K` classes, `H W` pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.data.base import ReferringDataset, SyntheticConfig
-from harness.data.coco_mask import encode_rle
+from harness.data.coco_mask import decode_rle, encode_rle
 from harness.data.referring import BlackBoxes, ReferringSamples
 from harness.data.synthetic import open_dataset
+from harness.data.transforms import resize_image, resize_mask
+from harness.error_picture import FALSE_ALARM, HIT, MISS, error_picture
 from harness.losses import segmentation_loss, weighted_cross_entropy
 from harness.metrics import referring_scores
+from harness.pictures import SIDE, Picture, chosen
 from harness.records import CONTROL_SUFFIX, Trial
 from harness.seeding import stream_seed
 from harness.semantic_task import SemanticTask
@@ -93,6 +96,15 @@ class Task(Protocol):
 
     def scores(self, table: pd.DataFrame) -> dict[str, float]:
         """Metric -> score of a split's rows."""
+        ...
+
+    def pictures(self, split: str, table: pd.DataFrame) -> list[Picture]:
+        """Pictures of a few samples of a split.
+
+        Args:
+            split: Which samples were measured.
+            table: Its rows, by a measurer that was given a folder.
+        """
         ...
 
     def about(self) -> dict[str, Any]:
@@ -201,6 +213,28 @@ class ReferringTask:
         counted = table[table["area"] > 0] if self._evaluate.drop_empty_refs else table
         return referring_scores(
             counted["intersection"].to_numpy(), counted["union"].to_numpy(), empty=self._evaluate.empty
+        )
+
+    def pictures(self, split: str, table: pd.DataFrame) -> list[Picture]:
+        """Hits, false alarms and misses over the images, in the colours of the report's figures."""
+        return [self._picture(self.evaluation(split), row) for row in table.iloc[chosen(len(table))].to_dict("records")]
+
+    def _picture(self, samples: ReferringSamples, row: Mapping[Hashable, Any]) -> Picture:
+        pixels = samples.pixels(row["index"])
+        kept = decode_rle(row[MASK], height=row["height"], width=row["width"])
+        image, truth, predicted = (
+            resize_image(pixels.image, SIDE),
+            resize_mask(pixels.mask, SIDE),
+            resize_mask(kept, SIDE),
+        )
+        found, asked = predicted.astype(bool), truth.astype(bool)
+        iou = f"IoU {100 * row['intersection'] / row['union']:.1f} %" if row["union"] else "both masks are empty"
+        return Picture(
+            image,
+            error_picture(image, asked, asked, min_side=SIDE),
+            error_picture(image, asked, found, min_side=SIDE),
+            words=(row["sentence"], iou),
+            legend={"hit": HIT, "false alarm": FALSE_ALARM, "miss": MISS},
         )
 
     def about(self) -> dict[str, Any]:

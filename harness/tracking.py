@@ -181,8 +181,10 @@ class MlflowTracker:
 
     def finished(self, trial: Trial, result: TrialResult, folder: Path) -> None:
         """Record how the trial ended; its files are read from `folder` when the record is delivered."""
+        assert self._plan is not None
         siblings = self._groups[trial.variant].trial_ids if trial.kind != SEARCH else []
         record = {"trial": trial.to_json(), "result": result.to_json(), "cause": cause(result.error or "")}
+        record["split"] = self._plan.primary_split
         about = {**self._about("finished", trial, time.time()), "folder": str(folder)}
         self._add({**about, **record, "variant_id": self._parent_of(trial), "siblings": siblings})
         if result.state is not TrialState.COMPLETE:

@@ -17,12 +17,15 @@ from harness.distributed import gather, on_worker_0
 from harness.environment import describe_environment
 from harness.evaluate import evaluate, to_device
 from harness.feature_maps import write_feature_maps
+from harness.pictures import write_pictures
 from harness.records import CONTROL_SUFFIX, Resources, Score, Trial, TrialResult, TrialState
 from harness.seeding import STREAMS, set_determinism, stream_seed
+from harness.semantic_pictures import SHOWN
 from harness.system_metrics import SystemMetrics
 from harness.tasks import MASK, Task, build_task
 from harness.train import Seeds, Trainer, TrialContext
 from harness.trial_folder import write_json
+from harness.tuning import SEARCH
 from models.base import MODELS, SegmentationModel, resolve_config
 
 
@@ -30,7 +33,7 @@ def run_trial(trial: Trial, context: TrialContext) -> TrialResult:
     """Train a trial and evaluate its best weights: validation again, the test split once.
 
     Every worker of the trial calls this; worker 0 leaves `samples_<split>.parquet`, `predictions_<split>.parquet`,
-    `feature_maps.npz`, `seeds.json`, `environment.json` and `system.jsonl` in the context's folder.
+    `pictures/`, `feature_maps.npz`, `seeds.json`, `environment.json` and `system.jsonl` in the context's folder.
 
     Args:
         trial: What to run.
@@ -59,7 +62,7 @@ def run_trial(trial: Trial, context: TrialContext) -> TrialResult:
         progress = trainer.fit(trial.resources, trial.checkpoints)
         cost = _training_cost(progress, context)
         model.load_state_dict(on_worker_0(lambda: load_best(context.folder, progress.best_epoch)))
-        scores = _score(model, task, context, resources=trial.resources)
+        scores = _score(model, task, context, trial=trial)
         _write(context, lambda folder: _describe(folder, model, task, device=context.device))
         cost = {**_cost(model, task, context), **cost, **_used(metrics, trial.resources)}
     checkpoint = str(best_path(context.folder, progress.best_epoch))
@@ -74,8 +77,8 @@ def run_trial(trial: Trial, context: TrialContext) -> TrialResult:
     )
 
 
-def _score(model: SegmentationModel, task: Task, context: TrialContext, *, resources: Resources) -> list[Score]:
-    """Every score of every split; what was measured of the samples is written down."""
+def _score(model: SegmentationModel, task: Task, context: TrialContext, *, trial: Trial) -> list[Score]:
+    """Every score of every split; what was measured of the samples is written down, and a few of them are drawn."""
     scores: list[Score] = []
     for split in task.splits:
         table = evaluate(
@@ -83,10 +86,12 @@ def _score(model: SegmentationModel, task: Task, context: TrialContext, *, resou
             task.evaluation(split),
             task.measurer(split, context.folder),
             device=context.device,
-            resources=resources,
+            resources=trial.resources,
             precision=task.recipe.precision,
         )
         _write(context, partial(_keep_samples, table, split=split))
+        if trial.kind != SEARCH:
+            _write(context, partial(_draw, task, table, split=split))
         scores += [Score(split, name, value) for name, value in task.scores(table).items()]
     return scores
 
@@ -134,7 +139,11 @@ def _cost(model: SegmentationModel, task: Task, context: TrialContext) -> dict[s
 
 def _keep_samples(table: pd.DataFrame, folder: Path, split: str) -> None:
     """Write what was measured of each sample and, of the splits themselves, which pixels were predicted."""
-    table.drop(columns=MASK, errors="ignore").to_parquet(folder / f"samples_{split}.parquet", index=False)
+    table.drop(columns=[MASK, SHOWN], errors="ignore").to_parquet(folder / f"samples_{split}.parquet", index=False)
     if MASK in table and not split.endswith(CONTROL_SUFFIX):
         masks = table[["index", "key", "height", "width", MASK]]
         masks.to_parquet(folder / f"predictions_{split}.parquet", index=False)
+
+
+def _draw(task: Task, table: pd.DataFrame, folder: Path, split: str) -> None:
+    write_pictures(folder, split, task.pictures(split, table))

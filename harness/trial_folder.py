@@ -14,6 +14,7 @@ A trial keeps everything in `<storage>/trials/<id>/`:
 | `memory.json` | on GPUs, the most memory of its training so far and that of the GPU |
 | `seeds.json` | the seed of every random stream |
 | `samples_<split>.parquet`, ... | what the report needs besides scores |
+| `pictures/` | what was predicted on a few samples (`harness.pictures`) |
 | `attempts.jsonl` | one line per attempt that failed and was tried again |
 | `stop` | asks the running trial to save its state and end |
 | `result.json` | how it ended; written last and at once |

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from harness.error_picture import FALSE_ALARM, HIT, MISS, Colour, Mask, error_picture
 from harness.errors import DataError
 from harness.records import Row, Table
 from reports.artifacts import NotDrawn, Panel
@@ -24,22 +24,6 @@ from reports.drawing import Drawing, new_figure
 from reports.evidence import Evidence
 from reports.results import Results
 from reports.style import FAINT, PAGE_WIDTH, house_style
-
-Colour = tuple[int, int, int]
-Mask = NDArray[np.bool_]
-
-HIT: Colour = (255, 224, 120)
-"""Found object: light, solid."""
-FALSE_ALARM: Colour = (190, 60, 0)
-"""Found background: stripes between this and white."""
-MISS: Colour = (0, 52, 110)
-"""Object not found: dark, solid."""
-WHITE: Colour = (255, 255, 255)
-
-MIN_PICTURE = 240
-"""Smallest side of a picture in pixels; smaller masks are enlarged so that stripes can be seen."""
-STRIPES = 20
-"""Stripes across a picture."""
 
 GAIN, MEDIAN, LOSS = "largest gain", "median gain", "smallest gain"
 
@@ -104,34 +88,6 @@ def sample_gains(results: Results, table: Table, reference: Row) -> dict[str, fl
     joined = pd.concat([ours, *kept], axis=1, join="inner")
     gains = joined.iloc[:, 0] - joined.iloc[:, 1:].mean(axis=1)
     return {str(key): float(gain) for key, gain in gains.items()}
-
-
-def error_picture(image: NDArray[np.uint8], truth: Mask, predicted: Mask) -> NDArray[np.uint8]:
-    """Paint hits, false alarms and misses over a dim grey copy of an image.
-
-    The three differ in lightness and one of them is striped, so that they can be told apart in greyscale.
-
-    Args:
-        image: `(S, S, 3)`.
-        truth: `(S, S)`.
-        predicted: `(S, S)`.
-
-    Returns:
-        `(P, P, 3)`; P is the smallest multiple of S that is at least `MIN_PICTURE`.
-    """
-    factor = -(-MIN_PICTURE // len(image))
-    # S S -> P P
-    truth, predicted = (m.repeat(factor, 0).repeat(factor, 1) for m in (truth, predicted))
-    grey = image.repeat(factor, 0).repeat(factor, 1).mean(axis=2, keepdims=True)
-    picture = np.broadcast_to(85 + 0.35 * grey, (*truth.shape, 3)).copy()
-    rows, columns = np.indices(truth.shape)
-    striped = (rows + columns) * STRIPES // len(truth) % 2 == 0
-    picture[truth & predicted] = 0.1 * picture[truth & predicted] + 0.9 * np.array(HIT)
-    picture[predicted & ~truth & striped] = FALSE_ALARM
-    picture[predicted & ~truth & ~striped] = WHITE
-    picture[truth & ~predicted] = MISS
-    painted: NDArray[np.uint8] = picture.round().clip(0, 255).astype(np.uint8)
-    return painted
 
 
 def mask_iou(truth: Mask, predicted: Mask) -> float:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from harness.pictures import Picture, write_pictures
 from harness.records import Fault, Plan, Score, Trial, TrialResult, TrialState
 from harness.tracking import MlflowTracker
 from harness.trial_folder import EpochScores, trial_folder
@@ -19,6 +22,8 @@ from harness.trial_folder import EpochScores, trial_folder
 STARTED = 1_700_000_000.0
 PER_RUN = ("harness.run_key", "mlflow.parentRunId", "mlflow.user")
 """Tags that no two runs share."""
+IMAGE = re.compile(r"timestamp\+\d+\+[0-9a-f]{32}")
+"""The part of an image's name that no two runs share."""
 
 
 def nothing() -> None:
@@ -28,6 +33,8 @@ def nothing() -> None:
 def fill_folder(folder: Path, index: int) -> None:
     """What a trial leaves behind."""
     (folder / "samples_val.parquet").write_bytes(b"rows %d" % index)
+    shade = np.full((8, 8, 3), index, np.uint8)
+    write_pictures(folder, "val", [Picture(shade, shade, shade, ["word"])])
     (folder / "environment.json").write_text(json.dumps({"cpus": index}))
     (folder / "seeds.json").write_text(json.dumps({"init": 100 + index, "order": 200 + index}))
     lines = [{"time": STARTED + n, "system/cpu_utilization_percentage": 10.0 * n} for n in range(5)]
@@ -94,7 +101,9 @@ def _files(client: MlflowClient, run_id: str) -> dict[str, str]:
     with TemporaryDirectory() as folder:
         client.download_artifacts(run_id, "", folder)
         paths = [path for path in Path(folder).rglob("*") if path.is_file()]
-        return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+        found = {IMAGE.sub("", p.relative_to(folder).as_posix()): p for p in paths}
+        assert len(found) == len(paths), "an image is there twice"
+        return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in found.items()}
 
 
 def _model(client: MlflowClient, model_id: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ LAYERS = (
         *("harness.stopping", "harness.frozen_code", "harness.isolation", "harness.spool"),
     ),
     ("harness.trial_log", "harness.trial_diff", "harness.garbage", "harness.code_reach"),
-    ("harness.metrics", "harness.confusion", "harness.data.base"),
+    ("harness.metrics", "harness.confusion", "harness.data.base", "harness.error_picture", "harness.pictures"),
     (
         *("harness.spec", "harness.spec_part", "harness.spec_recipe", "harness.spec_protocol", "harness.spec_report"),
         *("harness.spec_search", "harness.spec_errors"),
@@ -46,7 +46,7 @@ LAYERS = (
         "harness.batch_parts",
     ),
     (
-        *("harness.semantic_task", "harness.tasks", "harness.train", "harness.evaluate"),
+        *("harness.semantic_task", "harness.semantic_pictures", "harness.tasks", "harness.train", "harness.evaluate"),
         *("harness.checkpoint", "harness.mirror", "harness.watch", "harness.cost", "harness.system_metrics"),
     ),
     ("harness.feature_maps",),
@@ -78,13 +78,14 @@ LAYERS = (
 PACKAGES = ("models", "harness.data", "reports", "harness.verbs")
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
-# What `reports` may see of `harness`: numbers and their names, nothing that computes them.
+# What `reports` may see of `harness`: numbers, their names and how errors are painted, nothing that computes them.
 REPORTS_SEE = (
     "harness.errors",
     "harness.registry",
     "harness.canonical",
     "harness.records",
     "harness.metrics",
+    "harness.error_picture",
     "harness.results",
 )
 
@@ -112,7 +113,7 @@ LIGHT = (
     *(f"harness.{m}" for m in ("spec", "spec_part", "spec_recipe", "spec_protocol", "spec_report", "spec_search")),
     *(f"harness.{m}" for m in ("spec_errors", "yaml_lines", "overrides", "canonical")),
     *(f"harness.{m}" for m in ("plan_view", "results", "artifacts", "panels", "origins", "explain", "verbs", "cli")),
-    *(f"harness.{m}" for m in ("pack", "packed", "private_paths", "rebuild")),
+    *(f"harness.{m}" for m in ("pack", "packed", "private_paths", "rebuild", "error_picture", "pictures")),
     "reports",
 )
 

@@ -34,6 +34,11 @@ def test_views_begin_with_the_score_that_decides(tmp_path: Path) -> None:
     best = state_of(tags, "trials")
     assert (best["orderByKey"], best["orderByAsc"]) == ("metrics.`val/miou`", False)
     assert state_of(tags, "means")["groupBy"]["groupByKeys"][0]["groupByData"] == "harness.variant"  # type: ignore[index]
+    pictures = state_of(tags, "pictures")
+    table, *own = pictures["compareRunCharts"]  # type: ignore[misc]
+    assert table["imageKeys"] == [f"predictions/val-{n}" for n in (1, 2, 3, 4)]
+    assert [chart["imageKeys"] for chart in own if chart["deleted"]] == [[key] for key in table["imageKeys"]]
+    assert {chart["metricSectionId"] for chart in (table, *own)} == {pictures["compareRunSections"][0]["uuid"]}  # type: ignore[index]
     assert max(map(len, view_tags(make_plan()).values())) < 5000, "MLflow keeps no longer tags"
 
 
@@ -80,6 +85,11 @@ def test_a_browser_sees_variants_with_their_scores(tmp_path: Path, empty_store: 
         charts = browse(
             address.replace("=variants", "=means") + "&compareRunsMode=CHART", "--dump-dom", "--enable-logging=stderr"
         )
+        pictures = browse(
+            address.replace("=variants", "=pictures") + "&compareRunsMode=CHART",
+            "--dump-dom",
+            "--enable-logging=stderr",
+        )
     finally:
         server.kill()
     for part in ("harness: Variants", "Does the machinery work?", "val/miou", "decoder = arc", "MAFN"):
@@ -88,7 +98,10 @@ def test_a_browser_sees_variants_with_their_scores(tmp_path: Path, empty_store: 
     assert any(f"{mean:.5f}"[:6] in seen.stdout for mean in means)
     for part in ("harness: Trials by variant", "Group by: harness.variant", "val/miou"):
         assert part in charts.stdout, part
-    for page in (seen, charts):
+    for part in ("predictions/val-1", "decoder = arc / replicate 0", "MAFN / replicate 0"):
+        assert part in pictures.stdout, part
+    assert len(re.findall(r'<img[^>]+src="[^"]+predictions~val-1[^"]+compressed.webp', pictures.stdout)) == 2
+    for page in (seen, charts, pictures):
         assert [line for line in page.stderr.splitlines() if BAD.search(line)] == []
 
 

@@ -9,16 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.error_picture import HIT, MISS, error_picture
 from reports.artifacts import NotDrawn
 from reports.qualitative import (
     GAIN,
-    HIT,
     LOSS,
     MEDIAN,
-    MISS,
     choose_samples,
     draw_qualitative,
-    error_picture,
     mask_iou,
     sample_gains,
 )

@@ -19,7 +19,9 @@ from harness.data.synthetic import data_root
 from harness.errors import DataError, HarnessError
 from harness.evaluate import evaluate
 from harness.local_executor import LocalExecutor
+from harness.pictures import compose
 from harness.records import Resources, Trial, TrialResult, TrialState
+from harness.semantic_pictures import SHOWN
 from harness.semantic_task import SemanticTask, require_trials_fit
 from harness.tasks import Task
 from harness.trial import run_trial
@@ -71,8 +73,15 @@ def trained(folder: str, num_workers: int) -> dict[str, Any]:
         trial = replace(semantic_trial(Path(folder)), resources=Resources(workers=num_workers))
         context = Context(Path(folder), trial)
         model, progress = fit(trial, context)
-        table = measured(model, build(trial, Path(folder))[1], "test")
-    return {"weights": dict(model.state_dict()), "progress": progress, "table": table, "scores": context.reports}
+        task = build(trial, Path(folder))[1]
+        table = measured(model, task, "test", folder=Path(folder))
+    return {
+        "weights": dict(model.state_dict()),
+        "progress": progress,
+        "table": table.drop(columns=SHOWN),
+        "scores": context.reports,
+        "pictures": [compose(picture).tobytes() for picture in task.pictures("test", table)],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +96,7 @@ def test_two_workers_equal_one(tmp_path: Path, whole: dict[str, Any]) -> None:
     for worker in run_workers(trained, str(tmp_path), 2):
         assert_same(worker["weights"], whole["weights"], 1e-5)
         assert worker["table"].equals(whole["table"])
+        assert worker["pictures"] == whole["pictures"], "of tiles that were divided between the workers"
         for epoch, scores in whole["scores"].items():
             assert worker["scores"][epoch] == pytest.approx(scores, abs=1e-9)
 

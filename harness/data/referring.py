@@ -133,6 +133,10 @@ class ReferringSamples(Dataset[dict[str, Tensor]]):
         key = f"{record.key}#{number}" if is_one_of_many else record.key
         return {"key": key, "sentence": self.sentence(index), "category": record.category}
 
+    def pixels(self, index: int) -> Pixels:
+        """Image and mask of sample `index` as evaluation sees them, before normalisation."""
+        return self._plain(self._places[index][0])
+
     def native_mask(self, index: int) -> NDArray[np.uint8]:
         """The sample's mask `(H, W)` of 0 and 1 as it is on disk."""
         return self._dataset.read_mask(self._records[self._places[index][0]])
