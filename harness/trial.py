@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ from harness.train import Seeds, Trainer, TrialContext
 from harness.trial_folder import write_json
 from harness.tuning import SEARCH
 from models.base import MODELS, SegmentationModel, resolve_config
+
+_LOG = logging.getLogger(__name__)
 
 
 def run_trial(trial: Trial, context: TrialContext) -> TrialResult:
@@ -146,4 +149,7 @@ def _keep_samples(table: pd.DataFrame, folder: Path, split: str) -> None:
 
 
 def _draw(task: Task, table: pd.DataFrame, folder: Path, split: str) -> None:
-    write_pictures(folder, split, task.pictures(split, table))
+    try:
+        write_pictures(folder, split, task.pictures(split, table))
+    except Exception:  # noqa: BLE001 -- a trial must not lose its scores for want of a picture
+        _LOG.exception("no pictures of %s", split)

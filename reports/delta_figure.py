@@ -23,8 +23,11 @@ from reports.results import Results
 from reports.row_scores import difference
 from reports.style import COLUMN_WIDTH, FAINT, INK, house_style, light_grid
 
+# inches
 ROW_HEIGHT = 0.27
-"""Inches."""
+"""Of a row whose label has up to two lines."""
+LINE_HEIGHT = 0.12
+"""Of every further line."""
 
 ASIDE = 0.24
 """By how much of a row circles stand below the mean, which would hide them."""
@@ -84,13 +87,14 @@ def draw_delta(results: Results, table: Table) -> Sequence[Drawing]:
     """The forest of a table."""
     found = differences(results, table)
     shown, split = metric(results.plan.deciding_metric(table)), results.plan.deciding_split(table)
+    labels = [wrapped(counted_label(d.row.label, n=len(d.values), expected=len(d.row.trial_ids))) for d in found]
+    height = ROW_HEIGHT + LINE_HEIGHT * max(0, *(label.count("\n") - 1 for label in labels))
     with house_style():
-        figure = new_figure(COLUMN_WIDTH, 0.75 + ROW_HEIGHT * len(found))
+        figure = new_figure(COLUMN_WIDTH, 0.75 + height * len(found))
         axes = figure.add_subplot()
         axes.axvline(0, color=INK, linewidth=0.8)
         _draw_rows(axes, found, scale=shown.scale)
-        labels = [counted_label(d.row.label, n=len(d.values), expected=len(d.row.trial_ids)) for d in found]
-        axes.set_yticks(range(len(found)), [wrapped(label) for label in labels])
+        axes.set_yticks(range(len(found)), labels)
         axes.set_ylim(len(found) - 0.5, -0.5)
         axes.set_xlabel(f"Δ {shown.label} ({shown.delta_unit})")
         axes.tick_params(axis="y", length=0)

@@ -22,10 +22,10 @@ from harness.data.semantic import ModalityInfo, SemanticTile, Window
 from harness.error_picture import HIT, MISS
 from harness.local_executor import LocalExecutor
 from harness.pictures import FOLDER, GAP, NUM_PICTURES, SIDE, Picture, chosen, compose, picture_key, write_pictures
-from harness.records import Plan
+from harness.records import Plan, TrialState
 from harness.semantic_pictures import colour_bands, colour_image, shown_modality, shown_windows
 from harness.tracking import MlflowTracker, default_uri
-from harness.trial_folder import trial_folder
+from harness.trial_folder import read_result, trial_folder
 from harness.tuning import SEARCH
 from tests.events import Events, run_all
 from tests.recorded_study import result_of
@@ -222,6 +222,18 @@ def test_a_trial_of_a_search_leaves_none(tmp_path: Path) -> None:
     folder = trial_folder(tmp_path, plan.trials[0])
     assert (folder / "samples_test.parquet").exists()
     assert not (folder / FOLDER).exists()
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no font")
+
+    monkeypatch.setattr("harness.trial.write_pictures", refuse)
+    plan = short_semantic_plan(tmp_path, SHORT)
+    run_all(LocalExecutor(), plan.trials[:1], tmp_path, observer=Events())
+    result = read_result(trial_folder(tmp_path, plan.trials[0]))
+    assert result is not None
+    assert result.state is TrialState.COMPLETE
 
 
 def test_a_run_has_each_picture_once(tmp_path: Path, empty_store: Path) -> None:
