@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +48,9 @@ class Origin(NamedTuple):
 
 
 UNKNOWN = Origin()
+
+HEAD_WIDTH = 16
+"""Characters of a line of a head."""
 
 MARKER = re.compile(r"% harness (?:table ([\w-]+)|numbers) of study (.*), sha (\w+);")
 """How a generated file begins: its table, if it is one, and its study."""
@@ -99,6 +103,7 @@ def render_table(table: TableModel, origin: Origin = UNKNOWN, *, siunitx: bool =
         groups=_groups(table),
         cell=aligned_source if siunitx else cell_source,
         origin=cell_origin,
+        column_head=_head_source,
         switch=_switch_source,
         marks=_marks_source,
         label=_label_source,
@@ -215,6 +220,15 @@ def _groups(table: TableModel) -> list[Group]:
             groups.append(Group(column.group, start, start + 1))
         start += 2
     return [g for g in groups if g.head]
+
+
+def _head_source(text: str) -> Latex:
+    """A head; a long one, as labels of rows are in break-downs, on several lines."""
+    lines = [latex_escape(line) for line in textwrap.wrap(text, HEAD_WIDTH, break_long_words=False)]
+    if len(lines) < 2:
+        return latex_escape(text)
+    stacked = r"\\{}".join(lines)  # the braces keep a line that begins with [ from being read as an option
+    return Latex(rf"\begin{{tabular}}[b]{{@{{}}c@{{}}}}{stacked}\end{{tabular}}")
 
 
 def _switch_source(value: bool | str) -> Latex:

@@ -249,6 +249,21 @@ def test_narrow_tables_stay_in_one_column() -> None:
     assert r"\begin{table*}" in render_table(model_of("x", cell, switches=(True, False, "a", "b")))
 
 
+@needs_tex
+def test_a_long_head_stands_on_several_lines(tmp_path: Path) -> None:
+    label = "fusion = sum, kernels = [1, 3, 5], noise = 50 %"
+    cell = Cell("val", "miou", CellState.COMPLETE, value=0.5, figure="50.00")
+    (tmp_path / "t.tex").write_text(render_table(replace(model_of("row", cell), columns=(Column(label),))))
+    (tmp_path / "all.tex").write_text(render_document(["t"], title="Heads"))
+    pdf = compile_pdf(tmp_path / "all.tex")
+    assert pdf is not None
+    if shutil.which("pdftotext"):
+        text = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True).stdout
+        lines = [line.strip() for line in text.splitlines() if "=" in line or "[" in line]
+        assert " ".join(" ".join(lines).replace("Row", "").split()) == label
+        assert len(lines) > 2
+
+
 def test_templates_escape_by_default_and_refuse_unknown_names() -> None:
     environment = latex._environment()
     shown = environment.from_string(r"\VAR{a}\VAR{b}").render(a="&", b=Latex("&"))
