@@ -15,7 +15,7 @@ PURE := harness.records harness.spec harness.spec_part harness.spec_recipe harne
         reports.factorial reports.factors reports.ranks reports.rank_blocks
 
 # Test files side by side, one per core; those that need Ray share one process, so that one Ray serves them.
-PARALLEL := -n auto --maxprocesses=4 --dist loadgroup
+PARALLEL := -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-cluster check coverage clean

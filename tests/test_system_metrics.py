@@ -107,5 +107,5 @@ def test_a_trial_says_what_it_took_and_how(tmp_path: Path) -> None:
     assert states == {path.name for path in context.folder.glob("*.pt")}
     copied = {path.name for path in (tmp_path / "mirror" / trial.id).iterdir()}
     assert {"state-1-2.pt", "best-1.pt"} <= copied <= states
-    # start, seeds, two states, four splits, description
-    assert context.checked == 9
+    # start, seeds, two states, four splits and their pictures, description
+    assert context.checked == 13
