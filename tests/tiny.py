@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -61,8 +62,9 @@ def write_study(folder: Path, *changes: tuple[str, str]) -> Path:
         assert old in text, f"{old!r} must be in the tiny study"
         text = text.replace(old, new)
     path = folder / "tiny.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
+    half = path.with_suffix(f".{os.getpid()}")  # workers of one trial write it at the same time
+    half.write_text(text, encoding="utf-8")
+    return half.replace(path)
 
 
 def tiny_plan(folder: Path, *changes: tuple[str, str]) -> Plan:

@@ -10,7 +10,7 @@ import pytest
 
 from harness.executor import Executor
 from harness.local_executor import LocalExecutor
-from harness.records import Trial, TrialState
+from harness.records import Limits, Trial, TrialState
 from harness.trial_folder import (
     EpochScores,
     append_history,
@@ -51,7 +51,8 @@ def ran(folder: Path, executor: Executor) -> Ran:
     shared = with_workers(other, 2)
     with pytest.raises(CrashError, match="after epoch 3"):
         fit(resumed, Context(storage, resumed, stop_after=3))
-    events = run_all(executor, [resumed, failing, shared], storage)
+    # one after the other, so that one process of Ray is enough for the first two
+    events = run_all(executor, [resumed, failing, shared], storage, limits=Limits(max_running=1))
     return Ran(storage, resumed, failing, shared, events)
 
 
