@@ -23,9 +23,11 @@ import harness.metrics
 from harness.isolation import Baseline
 
 
-@pytest.fixture(autouse=True)
-def thawed() -> Iterator[None]:
-    """What a baseline took out of the garbage collector's sight is put back: this process has an end of its own."""
+@pytest.fixture(autouse=True, scope="module")
+def frozen() -> Iterator[None]:
+    """What other files have left need not be searched in every test."""
+    gc.collect()
+    gc.freeze()
     yield
     gc.unfreeze()
 

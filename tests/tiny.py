@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -57,12 +57,15 @@ report:
 
 def write_study(folder: Path, *changes: tuple[str, str]) -> Path:
     """Write `STUDY` with each `(old, new)` applied."""
-    text = STUDY
+    return write_changed(folder / "tiny.yaml", STUDY, changes)
+
+
+def write_changed(path: Path, text: str, changes: Iterable[tuple[str, str]]) -> Path:
+    """Write a study with each `(old, new)` applied; workers of a trial may write and read it at the same time."""
     for old, new in changes:
-        assert old in text, f"{old!r} must be in the tiny study"
+        assert old in text, f"{old!r} must be in the study"
         text = text.replace(old, new)
-    path = folder / "tiny.yaml"
-    half = path.with_suffix(f".{os.getpid()}")  # workers of one trial write it at the same time
+    half = path.with_suffix(f".{os.getpid()}")
     half.write_text(text, encoding="utf-8")
     return half.replace(path)
 

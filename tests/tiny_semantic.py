@@ -9,6 +9,7 @@ from typing import Any
 from harness.plan import expand, fingerprint_of
 from harness.records import Plan, Trial
 from harness.spec import load_study
+from tests.tiny import write_changed
 
 STUDY = """\
 name: tiny-semantic
@@ -44,13 +45,7 @@ report:
 
 def write_study(folder: Path, *changes: tuple[str, str]) -> Path:
     """Write `STUDY` with each `(old, new)` applied."""
-    text = STUDY
-    for old, new in changes:
-        assert old in text, f"{old!r} must be in the tiny study"
-        text = text.replace(old, new)
-    path = folder / "tiny-semantic.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
+    return write_changed(folder / "tiny-semantic.yaml", STUDY, changes)
 
 
 def semantic_plan(folder: Path, *changes: tuple[str, str]) -> Plan:
