@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from reports.latex_text import latex_escape
 from reports.style import COLUMN_WIDTH
+
+MAX_PIXELS = 16_000
+"""Side of a PNG; longer ones are drawn coarser, because browsers do not show them, and matplotlib draws no 65,536."""
 
 SUFFIXES = (".pdf", ".png", ".csv", ".tex")
 
@@ -49,7 +53,8 @@ def write_drawing(drawing: Drawing, folder: Path) -> tuple[Path, ...]:
     stem = folder / drawing.name
     pdf, png, csv, tex = (stem.with_name(stem.name + suffix) for suffix in SUFFIXES)
     drawing.figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    drawing.figure.savefig(png, metadata={"Software": None})
+    dpi = min(float(rcParams["savefig.dpi"]), MAX_PIXELS / max(drawing.figure.get_size_inches()))
+    drawing.figure.savefig(png, dpi=dpi, metadata={"Software": None})
     csv.write_bytes(drawing.data.to_csv(index=False, lineterminator="\n", float_format="%.10g").encode())
     tex.write_bytes(latex_float(drawing).encode())
     return pdf, png, csv, tex

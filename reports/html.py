@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
+from markupsafe import Markup
 
 from harness.metrics import metric
 from harness.records import Plan, TrialState
@@ -115,6 +117,8 @@ def render_page(page: Page) -> str:
         fingerprints=fingerprints(page.plan.trials),
         spans_of=_spans,
         cell=lambda row, cell: view_cell(row, cell, page.runs),
+        run=_run,
+        source=cache(_source),  # of every replicate of every figure
         switch=_switch,
     )
 
@@ -134,6 +138,18 @@ def view_cell(row: TableRow, cell: Cell, runs: Runs) -> CellView:
         facts=tuple((name, text) for name, text in _facts(row, cell, links) if text),
         behind=behind(cell, links),
     )
+
+
+def _run(run: RunLink) -> Markup:
+    shown = Markup("<code>{}</code>").format(run.run_id)
+    return Markup('<a href="{}">{}</a>').format(run.url, shown) if run.url else shown
+
+
+def _source(run: RunLink) -> Markup:
+    """Where a replicate comes from: its trial on this page, else its run."""
+    if run.trial_id:
+        return Markup('trial <a href="#t-{0}"><code>{0}</code></a>').format(run.trial_id)
+    return Markup("run ") + _run(run)
 
 
 def _title(cell: Cell) -> str:

@@ -98,6 +98,7 @@ class Runs:
         plan, frame = results.plan, results.frame
         self._plan = plan
         self._background = background
+        self._links: dict[str, RunLink] = {}
         self._variants = {trial.id: trial.variant for trial in plan.trials}
         mine = frame[frame["trial_id"].isin(list(self._variants))]
         self._attempts = mine.groupby("trial_id")["run_id"].nunique().to_dict()
@@ -106,6 +107,11 @@ class Runs:
 
     def link(self, run_id: str) -> RunLink:
         """A run by its id."""
+        if run_id not in self._links:
+            self._links[run_id] = self._link(run_id)
+        return self._links[run_id]
+
+    def _link(self, run_id: str) -> RunLink:
         url = self._background.run_url(run_id)
         safe = url if url is not None and url.startswith(("http://", "https://")) else None
         row = self._known.get(run_id)

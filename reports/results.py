@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from harness.records import Plan, Row, Table, TrialState
 from reports.artifacts import NOTHING, Sources
 from reports.evidence import Evidence, collect_evidence
+from reports.origins import Origin
 from reports.row_scores import RowScores
 from reports.sample_tables import SampleTables
 
@@ -31,6 +32,12 @@ class Results:
         return collect_evidence(
             self.frame, {*(trial.id for trial in self.plan.trials), *(t for row in rows for t in row.trial_ids)}
         )
+
+    def with_origins(self, origins: Mapping[str, Origin]) -> Results:
+        """The same with where every run comes from; what is known is not collected again."""
+        made = replace(self, sources=replace(self.sources, origins=origins))
+        vars(made)["known"] = self.known
+        return made
 
     def evidence(self, rows: Iterable[Row]) -> dict[str, Evidence]:
         """What is recorded of the trials of some rows."""

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -19,7 +20,7 @@ from reports.artifacts import NotDrawn
 from reports.build import build_report
 from reports.curve_figures import precision_curves
 from reports.delta_figure import differences
-from reports.drawing import SUFFIXES
+from reports.drawing import MAX_PIXELS, SUFFIXES, Drawing, new_figure, write_drawing
 from reports.feature_maps import arrange_bands, draw_feature_maps, point_names, stretch, variant_maps
 from reports.figures import FIGURES, DrawnFigures, draw_figures
 from reports.results import Results
@@ -121,6 +122,12 @@ def test_comparisons_have_no_feature_maps(tmp_path: Path) -> None:
     table = replace(request.plan.tables[0], kind="comparison")
     found = draw_figures(replace(request, plan=replace(request.plan, tables=(table,))), tmp_path)
     assert (found.paths, found.notes) == ((), ("figure feature_maps: no table is of kind ablation",))
+
+
+def test_a_png_is_coarser_than_the_house_style_where_it_would_be_too_long(tmp_path: Path) -> None:
+    with house_style():
+        write_drawing(Drawing("tall", new_figure(1.0, 300.0), pd.DataFrame(), "Tall.", ()), tmp_path)
+    assert Image.open(tmp_path / "tall.png").size[1] == MAX_PIXELS
 
 
 def test_unknown_figures_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,8 +67,7 @@ class Recorded:
         from harness.origins import origins
 
         changes = Changes(code_files(), lambda run_id: self.artifacts.document(run_id, "code.json"))
-        known = origins(self.results, changes, self.storage)
-        return replace(self.results, sources=replace(self.results.sources, origins=known))
+        return self.results.with_origins(origins(self.results, changes, self.storage))
 
 
 def recorded(
