@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 import pandas as pd
@@ -20,7 +18,7 @@ from harness.data.coco_mask import decode_rle
 from harness.environment import VERSION
 from harness.faults import TRACEBACK
 from harness.records import Trial
-from harness.results import connect, default_environment, find_runs, run_page, store_errors
+from harness.results import ARTIFACTS, connect, default_environment, find_runs, local_folder, run_page, store_errors
 from harness.results_sql import artifact_places, is_database
 
 QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -43,13 +41,14 @@ class MlflowArtifacts:
 
     Args:
         uri: Tracking server or store.
+        storage: Folder of the study, where files of a local store are looked for if they are not where they were.
 
     Raises:
         TrackingError: The store cannot be read; any method may raise it.
     """
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, uri: str, storage: Path | None = None) -> None:
+        self._uri, self._storage = uri, storage
         self._client = connect(uri)
         self._folder = TemporaryDirectory(prefix="harness-artifacts-")
         self.samples = functools.cache(self._samples)
@@ -146,4 +145,13 @@ class MlflowArtifacts:
             return {}
         with store_errors(self._uri):
             found = artifact_places(self._uri)
-        return {run: Path(url2pathname(urlsplit(p).path)) for run, p in found.items() if p.startswith("file://")}
+        places = {run: local_folder(place) for run, place in found.items()}
+        return {run: self._moved(place) for run, place in places.items() if place is not None}
+
+    def _moved(self, place: Path) -> Path:
+        """Where a run's files are, also if the storage folder is not where it was when they were written."""
+        if self._storage is None or place.is_dir():
+            return place
+        # <storage>/artifacts/<study>/<run>/artifacts
+        here = self._storage.joinpath(ARTIFACTS, *place.parts[-3:])
+        return here if here.is_dir() else place

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from harness.canonical import flatten
 from harness.faults import TRACEBACK
 from harness.records import Trial, TrialResult, TrialState
-from harness.results import connect, find_runs, is_permanent
+from harness.results import ARTIFACTS, connect, find_runs, is_permanent
 from harness.run_note import note_of
 from harness.run_objects import dataset_of, log_dataset, log_model, log_pictures
 from harness.spool import one_creator
@@ -140,7 +140,7 @@ class Delivery:
         found = self.client.get_experiment_by_name(study)
         if found is None:
             is_local = not self.uri.startswith(REMOTE)
-            place = (self._storage / "artifacts" / study).as_uri() if is_local else None
+            place = (self._storage / ARTIFACTS / study).as_uri() if is_local else None
             self._experiments[study] = str(self.client.create_experiment(study, artifact_location=place, tags=tags))
             return self._experiments[study]
         if found.lifecycle_stage == "deleted":

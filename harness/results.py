@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+from urllib.request import url2pathname
 
 import pandas as pd
 from mlflow import MlflowClient
@@ -18,7 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from harness.errors import TrackingError
-from harness.results_sql import NOT_SCORES, complete_in, is_database, probe, scores_of, trial_runs
+from harness.results_sql import NOT_SCORES, complete_in, is_database, probe, scored_on, scores_of, trial_runs
 
 COLUMNS: dict[str, str] = {
     "study": "str",
@@ -70,6 +71,9 @@ STATES = {"FINISHED": "COMPLETE", "FAILED": "FAILED", "KILLED": "PRUNED", "RUNNI
 
 VARIANTS_VIEW = "variants"
 """The view of a study's runs in the MLflow UI (`harness.run_views`) that its address opens."""
+
+ARTIFACTS = "artifacts"
+"""Folder of a storage folder with the files of a local store: `<study>/<run>/artifacts/`."""
 
 PAGE = 1000
 """Entries asked for at once."""
@@ -151,6 +155,24 @@ def connect(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     return client
+
+
+def local_folder(place: str) -> Path | None:
+    """The folder that a `file:` URI means; None for any other place."""
+    return Path(url2pathname(urlsplit(place).path)) if place.startswith("file:") else None
+
+
+def moved_from(uri: str, storage: Path, study: str) -> Path | None:
+    """Where a store says that a study's storage folder is, if the folder was moved or copied; else None."""
+    if not is_database(uri):
+        return None
+    client = connect(uri)
+    with store_errors(uri):
+        found = client.get_experiment_by_name(study)
+    there, here = local_folder(found.artifact_location) if found else None, storage / ARTIFACTS / study
+    if there is None or not here.is_dir() or there.resolve() == here.resolve():
+        return None
+    return there.parent.parent
 
 
 def runs_page(uri: str, study: str) -> str:
@@ -261,6 +283,27 @@ def complete_trials(uri: str, trial_ids: Iterable[str]) -> frozenset[str]:
             return frozenset(wanted & complete_in(uri))
         runs = _trial_runs(client, wanted, " and attributes.status = 'FINISHED'")
     return frozenset(run.data.tags["harness.trial_id"] for run in runs)
+
+
+def looks_at(uri: str, split: str, fingerprints: Collection[str]) -> frozenset[tuple[str, str]]:
+    """Every look at a split: study and id of each complete trial that was scored on it, in whatever study.
+
+    Args:
+        uri: Tracking server or store.
+        split: For example `test`.
+        fingerprints: Of the data.
+
+    Raises:
+        TrackingError: The store cannot be read.
+    """
+    client = connect(uri)
+    with store_errors(uri):
+        if is_database(uri):
+            return frozenset(scored_on(uri, split, fingerprints))
+        query = "tags.`harness.kind` = 'trial' and attributes.status = 'FINISHED' and tags.`harness.data_fingerprint`"
+        runs = [run for name in sorted(fingerprints) for run in find_runs(client, f"{query} = '{name}'")]
+    scored = [run.data for run in runs if any(key.startswith(f"{split}/") for key in run.data.metrics)]
+    return frozenset((data.tags[TAGS["study"]], data.tags[TAGS["trial_id"]]) for data in scored)
 
 
 def _trial_runs(client: MlflowClient, wanted: set[str], condition: str = "") -> list[Run]:

@@ -6,7 +6,7 @@ tables are read. Nothing is ever written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,6 +90,19 @@ def complete_in(uri: str) -> set[str]:
     with _reading(uri) as connection:
         rows = connection.execute(_living(statement).where(_RUNS.c.status == "FINISHED").distinct())
         return {str(row[0]) for row in rows}
+
+
+def scored_on(uri: str, split: str, fingerprints: Collection[str]) -> set[tuple[str, str]]:
+    """Study and id of every trial with a finished run on some data that has a score of a split."""
+    study, trial = _TAGS.alias(), _TAGS.alias()
+    runs: Query = sa.select(study.c.value, trial.c.value).select_from(_RUNS)
+    for tag, name in ((study, "harness.study"), (trial, "harness.trial_id")):
+        runs = runs.join(tag, sa.and_(tag.c.run_uuid == _RUNS.c.run_uuid, tag.c.key == name))
+    runs = _with_tag(_living(runs), _RUNS.c.run_uuid, "harness.data_fingerprint", sorted(fingerprints))
+    scored = sa.exists().where(_LATEST.c.run_uuid == _RUNS.c.run_uuid, _LATEST.c.key.startswith(f"{split}/"))
+    with _reading(uri) as connection:
+        found = _frame(connection, runs.where(_RUNS.c.status == "FINISHED", scored), ["study", "trial_id"])
+    return set(found.itertuples(index=False, name=None))
 
 
 def trial_runs(uri: str, trial_ids: set[str], tags: Mapping[str, str]) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from harness.environment import VERSION, code_diff, code_state, versions
 from harness.errors import TrackingError
 from harness.faults import cause
 from harness.records import Plan, Trial, TrialResult, TrialState
-from harness.results import complete_trials, shown, store_errors
+from harness.results import complete_trials, moved_from, shown, store_errors
 from harness.run_views import view_tags
 from harness.spool import Spool
 from harness.sync import deliver_leftovers
@@ -83,8 +83,10 @@ class MlflowTracker:
         A study that goes on with another plan opens that one as well.
 
         Raises:
-            TrackingError: The store cannot be reached.
+            TrackingError: The store cannot be reached, or keeps the study's files in a folder that this one was moved
+                or copied from.
         """
+        self._require_place(plan.study)
         self._plan, self._groups = plan, _groups(plan)
         with store_errors(self.uri):
             deliver_leftovers(self._storage, self._delivery, say=self._say)
@@ -93,6 +95,14 @@ class MlflowTracker:
             except RefusedError as error:
                 raise TrackingError(str(error)) from None
         self._start(plan.study)
+
+    def _require_place(self, study: str) -> None:
+        old, new = moved_from(self.uri, self._storage, study), self._storage.absolute()
+        if old is not None:
+            raise TrackingError(
+                f"a storage folder must be where MLflow has recorded its files, {old}; it is {new} now: move it back "
+                f"or link it (ln -s {new} {old})"
+            )
 
     def _opening(self, plan: Plan, study_text: str) -> dict[str, Any]:
         variants = [
@@ -228,8 +238,9 @@ class MlflowTracker:
         """Record a report's files, which lie under `folder`, in the run `report` of the study's experiment.
 
         Raises:
-            TrackingError: The store has not taken them; they wait in the spool.
+            TrackingError: The store has not taken them; they wait in the spool. Or as for `open`.
         """
+        self._require_place(plan.study)
         if self._courier is None:
             self._spool = Spool.create(self._storage, study=plan.study, uri=shown(self.uri))
             self._courier = Courier(self._spool, self._delivery, say=lambda _: None)

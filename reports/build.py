@@ -26,7 +26,7 @@ from reports.latex_numbers import HINT, PACKAGE, is_installed
 from reports.markdown import render_markdown
 from reports.numbers import FILE as NUMBERS
 from reports.numbers import numbers_of, render_numbers
-from reports.page_parts import Background, Runs
+from reports.page_parts import Background, Runs, looks_words
 from reports.published import load_published
 from reports.results import Results
 from reports.stale import mark_stale, stale_notes
@@ -142,6 +142,7 @@ def build_report(
         figures=drawn.captions,
         notes=notes,
         origins=results.sources.origins,
+        looks=looks_words(plan, said.looks),
     )
     html = _write(out_dir / PAGE, render_page(page))
     made = [path for path in (bib, pdf) if path is not None]

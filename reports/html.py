@@ -69,6 +69,8 @@ class Page:
     """What could not be made, and what is doubtful."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
     """Trial id -> where the run that counts for it comes from."""
+    looks: str = ""
+    """What has been scored on the test split."""
 
 
 class CellView(NamedTuple):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from harness.records import Trial, TrialState
+from harness.records import Plan, Trial, TrialState
+from reports.captions import join_words
 from reports.evidence import Evidence
 from reports.results import Results
 
@@ -41,6 +42,8 @@ class Background:
     """Run id -> package -> version that it ran with."""
     study_text: str = ""
     """The study's file."""
+    looks: Collection[tuple[str, str]] = ()
+    """Study and id of every trial that was scored on the test split of the study's data."""
 
 
 class RunLink(NamedTuple):
@@ -162,6 +165,19 @@ def count_states(lines: Iterable[PlanLine]) -> dict[TrialState, int]:
     """State -> trials in it, in the order of `TrialState`, without states that none is in."""
     states = [line.state for line in lines]
     return {state: states.count(state) for state in TrialState if state in states}
+
+
+def looks_words(plan: Plan, looks: Collection[tuple[str, str]]) -> str:
+    """How often the test split of a study's data has been looked at, each time with a trial; empty for never."""
+    if not looks:
+        return ""
+    ids = {trial.id for trial in plan.trials}
+    mine = {trial_id for _, trial_id in looks if trial_id in ids}
+    others = {trial_id: study for study, trial_id in looks if trial_id not in ids}
+    studies = join_words(f"“{study}”" for study in sorted(set(others.values())))
+    rest = f"{len(others)} on the same data that {'is' if len(others) == 1 else 'are'} not (study {studies})"
+    count = f"{len(mine)} trial{'s' * (len(mine) != 1)} of the plan"
+    return f"{count}, and {rest if others else 'no other on the same data'}"
 
 
 def fingerprints(trials: Sequence[Trial]) -> list[tuple[str, str]]:

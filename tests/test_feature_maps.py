@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from harness.feature_maps import FILE, MAX_SIDE, activation_map, choose_samples,
 from harness.local_executor import LocalExecutor
 from harness.panels import DatasetPanels
 from harness.records import Plan, Trial
-from harness.results import results_frame
+from harness.results import connect, moved_from, results_frame
 from harness.tracking import MlflowTracker, default_uri
 from harness.trial_folder import trial_folder
 from models.base import MODELS, FeaturePoint, SegmentationModel
@@ -146,6 +147,25 @@ def test_what_a_run_has_not_left_is_none(recorded: tuple[Plan, Path, str]) -> No
     assert (artifacts.masks(bare, "val", ["k"]), artifacts.feature_maps(bare)) == ({}, {})
     with pytest.raises(TrackingError, match="must be reachable"):
         artifacts.samples("0" * 32, "val")
+
+
+def test_files_are_found_where_a_storage_folder_was_moved_to(tmp_path: Path, empty_store: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    new.mkdir()
+    uri = f"sqlite:///{shutil.copy(empty_store, new / 'mlflow.db')}"
+    client = connect(uri)
+    experiment = client.create_experiment("s", artifact_location=(old / "artifacts" / "s").as_uri())
+    run = client.create_run(experiment, tags={"harness.kind": "trial"}).info.run_id
+    assert moved_from(uri, new, "s") is None, "the new folder has nothing of the study"
+    place = new / "artifacts" / "s" / run / "artifacts"
+    place.mkdir(parents=True)
+    (place / "code.json").write_text('{"a": 1}')
+    assert MlflowArtifacts(uri).document(run, "code.json") is None
+    assert MlflowArtifacts(uri, new).document(run, "code.json") == {"a": 1}
+    assert moved_from(uri, new, "s") == old
+    old.symlink_to(new)
+    assert moved_from(uri, new, "s") is None
+    assert moved_from(uri, new, "other") is None
 
 
 def test_a_report_is_logged_once_and_brought_up_to_date(recorded: tuple[Plan, Path, str], tmp_path: Path) -> None:

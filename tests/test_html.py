@@ -17,7 +17,7 @@ from reports.answer import answer
 from reports.build import build_report
 from reports.html import Page, render_page
 from reports.origins import Origin
-from reports.page_parts import Background, Runs
+from reports.page_parts import Background, Runs, looks_words
 from reports.results import Results
 from reports.stale import mark_stale
 from reports.tables import build_table
@@ -127,6 +127,19 @@ def test_everything_a_study_says_is_escaped(found: Read) -> None:
     assert not seen.all("a") or all(a["href"].startswith("#") for a in seen.all("a"))
     assert seen.shown.count(" ".join(NASTY.split())) > 20
     assert "{{ 7 * 7 }}" in seen.shown
+
+
+def test_looks_at_the_test_split_are_counted(tmp_path: Path) -> None:
+    plan = make_plan()
+    one, two = plan.trials[0].id, plan.trials[1].id
+    looks = [("s", one), ("s", two), ("older", one), ("older", "x"), ("older", "y")]
+    results = Results(plan, make_frame(plan))
+    made = build_report(results, tmp_path, published_dir=PUBLISHED_DIR, background=Background(looks=looks))
+    shown = read(made.html.read_text(encoding="utf-8")).shown
+    said = "2 trials of the plan, and 2 on the same data that are not (study “older”)"
+    assert f"Scored on the test split {said}" in shown
+    assert looks_words(plan, looks[:1]) == "1 trial of the plan, and no other on the same data"
+    assert looks_words(plan, []) == ""
 
 
 def test_cells_say_what_is_behind_them(found: Read) -> None:

@@ -66,6 +66,23 @@ def driven(storage: Path, trial_id: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def test_a_storage_folder_that_was_copied_is_reported_but_not_written_to(
+    harness: Command, ran_tiny: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(ran_tiny, tmp_path / "copy"))
+    refused = f"a storage folder must be where MLflow has recorded its files, {ran_tiny}; it is {copy} now"
+    done = harness("run", copy / "tiny.yaml", "--executor", "local", "--storage", copy)
+    assert (done.code, done.err.splitlines()) == (
+        2,
+        [f"error: {refused}: move it back or link it (ln -s {copy} {ran_tiny})"],
+    )
+    before = {path: path.stat().st_mtime_ns for path in ran_tiny.rglob("*")}
+    done = harness("report", copy / "tiny.yaml", "--storage", copy)
+    assert done.code == 0
+    assert f"note: the report is written but not in MLflow: {refused}" in done.err
+    assert {path: path.stat().st_mtime_ns for path in ran_tiny.rglob("*")} == before
+
+
 def test_status_of_a_finished_study(harness: Command, ran_tiny: Path) -> None:
     done = harness("status", ran_tiny / "tiny.yaml", "--storage", ran_tiny)
     assert (done.code, done.err) == (0, "")

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 import harness.results
 from harness.errors import TrackingError
-from harness.results import COLUMNS, connect, results_frame, run_pages, runs_page, store_errors
+from harness.results import COLUMNS, connect, looks_at, results_frame, run_pages, runs_page, store_errors
 
 
 @pytest.fixture
@@ -92,6 +92,22 @@ def test_runs_of_several_studies(uri: str) -> None:
     ]
     assert set(frame["replicate"]) == {1}
     assert frame["started"].unique().tolist() == [pd.Timestamp("2023-11-14 22:13:20.123", tz="UTC")]
+
+
+def test_every_look_at_a_split_is_counted(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect(uri)
+    for study, trial in (("first", "a"), ("second", "a"), ("second", "b")):
+        add_run(client, study, trial, metrics={"test/miou": 0.5, "test/oiou": 0.5}, data_fingerprint="d")
+    add_run(client, "third", "c", metrics={"test/miou": 0.5}, data_fingerprint="other")
+    add_run(client, "second", "again", metrics={"test/miou": 0.5}, status="FAILED", data_fingerprint="d")
+    add_run(client, "second", "not tested", metrics={"val/miou": 0.5, "testing/x": 0.5}, data_fingerprint="d")
+    add_run(client, "second", "tuned", metrics={"test/miou": 0.5}, data_fingerprint="d", kind="search")
+    gone = add_run(client, "second", "gone", metrics={"test/miou": 0.5}, data_fingerprint="d")
+    client.delete_run(gone)
+    expected = {("first", "a"), ("second", "a"), ("second", "b")}
+    assert looks_at(uri, "test", {"d"}) == expected
+    monkeypatch.setattr("harness.results.is_database", lambda _: False)
+    assert looks_at(uri, "test", {"d"}) == expected, "as a server says it"
 
 
 def test_more_entries_than_one_page_holds(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,16 +154,17 @@ def make_report(found: Recorded, output: Path | None, console: Console) -> dict[
         output: Folder to write to; None for `reports/<study>` in its storage.
         console: Where to say it.
     """
-    from harness.results import run_pages, runs_page, shown
+    from harness.results import looks_at, run_pages, runs_page, shown
     from harness.tracking import MlflowTracker
     from reports.build import build_report
-    from reports.page_parts import Background
+    from reports.page_parts import Background, looks_words
     from reports.terminal import render_terminal
 
     uri, left = found.uri, found.artifacts
     folder = output or found.storage / "reports" / found.plan.study
     text = found.spec.read_text(encoding="utf-8")
-    background = Background(run_pages(uri, found.frame), left.traceback, left.versions, text)
+    looks = looks_at(uri, "test", {trial.data_fingerprint for trial in found.plan.trials})
+    background = Background(run_pages(uri, found.frame), left.traceback, left.versions, text, looks)
     files = build_report(found.traced, folder, published_dir=found.published, background=background)
     for table in files.tables:
         console.print(render_terminal(table))
@@ -173,6 +174,8 @@ def make_report(found: Recorded, output: Path | None, console: Console) -> dict[
     say(f"PDF        {pdf}", console)
     if files.figures:
         say(f"figures    {folder / 'figures'}  (.pdf .png .csv .tex)", console)
+    if words := looks_words(found.plan, looks):
+        say(f"test split scored by {words}", console)
     for note in files.notes:
         warn(f"note: {note}")
     start = "" if uri.startswith("http") else f"mlflow ui --backend-store-uri {shown(uri)}  then  "

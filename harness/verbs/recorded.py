@@ -47,7 +47,7 @@ class Recorded:
         """What its runs left."""
         from harness.artifacts import MlflowArtifacts
 
-        return MlflowArtifacts(self.uri)
+        return MlflowArtifacts(self.uri, self.storage)
 
     @cached_property
     def results(self) -> Results:
