@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import url2pathname
@@ -15,6 +16,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -149,7 +151,9 @@ def connect(uri: str) -> MlflowClient:
     """
     with store_errors(uri), default_environment(IMPATIENT):
         if uri.startswith("sqlite:///"):
-            _probe_sqlite(Path(uri.removeprefix("sqlite:///")))
+            path = Path(uri.removeprefix("sqlite:///"))
+            _create_sqlite(path)
+            _probe_sqlite(path)
         elif is_database(uri):
             probe(uri)
         client = MlflowClient(tracking_uri=uri)
@@ -219,9 +223,26 @@ def _public(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
+def _create_sqlite(path: Path) -> None:
+    """Make a database file that is not there, as a whole: one half made, by a process that is killed, opens never."""
+    if path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # takes a second
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        draft = Path(folder, path.name)
+        SqlAlchemyStore(f"sqlite:///{draft}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+        try:
+            path.hardlink_to(draft)
+        except FileExistsError:  # another process was first
+            return
+        except OSError:  # a file system without links
+            draft.replace(path)
+
+
 def _probe_sqlite(path: Path) -> None:
     """Open a database file; MLflow tries for minutes to open one that is damaged."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA schema_version")
 

@@ -11,10 +11,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.store.tracking import sqlalchemy_store
 
 import harness.results
 from harness.errors import TrackingError
-from harness.results import COLUMNS, connect, looks_at, results_frame, run_pages, runs_page, store_errors
+from harness.results import (
+    COLUMNS,
+    connect,
+    looks_at,
+    results_frame,
+    run_pages,
+    runs_page,
+    store_errors,
+)
 
 
 @pytest.fixture
@@ -141,6 +150,41 @@ def test_address_of_a_run(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
         number = client.get_experiment_by_name(study).experiment_id
         assert page(run_id) == f"https://mlflow.example.org/base/#/experiments/{number}/runs/{run_id}"
     assert page("another") is None
+
+
+def test_a_database_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "mlflow.db"
+    made = sqlalchemy_store.SqlAlchemyStore.__init__
+
+    def cut_off(self: sqlalchemy_store.SqlAlchemyStore, *arguments: str) -> None:
+        made(self, *arguments)
+        assert not path.exists(), "before its tables are there"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlalchemy_store.SqlAlchemyStore, "__init__", cut_off)
+        with pytest.raises(KeyboardInterrupt, match=""):
+            connect(f"sqlite:///{path}")
+    assert not path.exists()
+    connect(f"sqlite:///{path}").create_experiment("a")
+    assert [p.name for p in path.parent.iterdir()] == ["mlflow.db"]
+
+
+def test_the_database_of_the_process_that_was_first_is_kept(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mlflow.db"
+    made = sqlalchemy_store.SqlAlchemyStore.__init__
+
+    def overtaken(self: sqlalchemy_store.SqlAlchemyStore, *arguments: str) -> None:
+        patch.undo()
+        made(self, *arguments)
+        add_run(connect(f"sqlite:///{shutil.copy(empty_store, path)}"), "s", "a", metrics={"val/miou": 0.5})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlalchemy_store.SqlAlchemyStore, "__init__", overtaken)
+        harness.results._create_sqlite(path)
+    assert results_frame(f"sqlite:///{path}", ["a"])["value"].tolist() == [0.5]
 
 
 def test_a_file_that_is_no_database(tmp_path: Path, uri: str) -> None:
