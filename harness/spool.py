@@ -184,7 +184,7 @@ def _try_lock(descriptor: int, *, wait: bool) -> bool:
 def spools(storage: Path) -> list[Spool]:
     """Every spool of a storage folder, the oldest first."""
     found = [Spool(path.parent) for path in (storage / SPOOL).glob(f"*/*/{OWNER}")]
-    return sorted(found, key=lambda spool: spool.owner.started if spool.owner else 0.0)
+    return sorted(found, key=lambda spool: getattr(spool.owner, "started", 0.0))  # its file may go meanwhile
 
 
 def is_abandoned(spool: Spool, storage: Path, *, liveness: Liveness | None = None) -> bool:
