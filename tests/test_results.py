@@ -163,7 +163,7 @@ def test_a_database_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(sqlalchemy_store.SqlAlchemyStore, "__init__", cut_off)
-        with pytest.raises(KeyboardInterrupt, match="^$"):
+        with pytest.raises(KeyboardInterrupt, match=r"^$"):
             connect(f"sqlite:///{path}")
     assert not path.exists()
     connect(f"sqlite:///{path}").create_experiment("a")
