@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import io
 import os
 from collections.abc import Iterator
@@ -37,7 +38,12 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "ray" if "ray_cluster" in (ROOT / file).read_text(encoding="utf-8") else file
+        return "ray" if _needs_ray(file) else file
+
+
+@functools.cache  # asked for every test
+def _needs_ray(file: str) -> bool:
+    return "ray_cluster" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:

@@ -362,6 +362,20 @@ def test_state_dict_round_trip(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_one_batch_overfits(name: str) -> None:
+    model, batch, target = build(name), make_batch(2), make_target(2)
+    optimiser = torch.optim.Adam([{"params": g.parameters} for g in model.parameter_groups()], lr=5e-3)
+    losses = []
+    for _ in range(40):
+        loss = training_loss(model, batch, target)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.4 * losses[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_only_weights_of_convolutions_and_linear_layers_decay(name: str) -> None:
     model = build(name)
     names = {id(p): n for n, p in model.named_parameters()}
