@@ -71,16 +71,18 @@ class Sources:
 
 
 class _NoArtifacts:
-    def samples(self, run_id: str, split: str) -> pd.DataFrame | None:  # noqa: ARG002
+    """Stands for runs that have left nothing."""
+
+    def samples(self, *_: object, **__: object) -> None:
         return None
 
-    def masks(self, run_id: str, split: str, keys: Collection[str]) -> Mapping[str, NDArray[np.bool_]]:  # noqa: ARG002
+    def masks(self, *_: object, **__: object) -> Mapping[str, NDArray[np.bool_]]:
         return {}
 
-    def feature_maps(self, run_id: str) -> Mapping[str, NDArray[Any]]:  # noqa: ARG002
+    def feature_maps(self, *_: object, **__: object) -> Mapping[str, NDArray[Any]]:
         return {}
 
-    def curve(self, run_id: str, name: str) -> Mapping[int, float]:  # noqa: ARG002
+    def curve(self, *_: object, **__: object) -> Mapping[int, float]:
         return {}
 
 

@@ -5,7 +5,7 @@ A COMPLETE run wins over any other; among equals the one started last.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -32,6 +32,14 @@ class Evidence:
     """(split, metric) -> fraction in 0..1; empty unless COMPLETE."""
     fault: str = ""
     """What kind of failure it was; empty when none was recorded."""
+
+
+def values_of(
+    trial_ids: Iterable[str], evidence: Mapping[str, Evidence], *, split: str, metric_name: str
+) -> list[float]:
+    """A score of some trials, stored unit, of those that have it."""
+    scores = (evidence[t].scores for t in trial_ids if t in evidence)
+    return [found[split, metric_name] for found in scores if (split, metric_name) in found]
 
 
 def collect_evidence(frame: pd.DataFrame, trial_ids: Collection[str]) -> dict[str, Evidence]:

@@ -10,7 +10,7 @@ from harness.records import CONTROL_SUFFIX, Row, Table
 from reports.breakdown import GROUPINGS, group_evidence
 from reports.captions import split_label
 from reports.class_scores import IOU, class_slugs
-from reports.evidence import Evidence
+from reports.evidence import Evidence, values_of
 from reports.results import Results
 
 OF_ONE_CLASS = {"mpa": "recall.", "mf1": "f1."}
@@ -80,6 +80,6 @@ def _whole(results: Results, table: Table, split: str) -> Block:
 def _block(label: str, rows: Sequence[Row], evidence: Mapping[str, Evidence], *, key: tuple[str, str]) -> Block:
     scores = []
     for row in rows:
-        values = [evidence[t].scores[key] for t in row.trial_ids if t in evidence and key in evidence[t].scores]
+        values = values_of(row.trial_ids, evidence, split=key[0], metric_name=key[1])
         scores.append(statistics.fmean(values) if values else None)
     return Block(label, key[1], tuple(scores))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.records import Plan, Row, Table, TrialState
 from reports.artifacts import NOTHING, Sources
-from reports.evidence import Evidence, collect_evidence
+from reports.evidence import Evidence, collect_evidence, values_of
 from reports.origins import Origin
 from reports.row_scores import RowScores
 from reports.sample_tables import SampleTables
@@ -54,8 +54,7 @@ class Results:
 
     def values(self, row: Row, *, split: str, metric_name: str) -> list[float]:
         """A score of a row, stored unit, one per replicate that has it."""
-        scores = (run.scores for run in self.runs(row))
-        return [found[split, metric_name] for found in scores if (split, metric_name) in found]
+        return values_of(row.trial_ids, self.known, split=split, metric_name=metric_name)
 
     @cached_property
     def samples(self) -> SampleTables:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -22,23 +23,23 @@ from tests.tiny import tiny_plan
 BAD = re.compile(r"ERROR:CONSOLE|CONSOLE.*Uncaught")
 
 
-def state_of(tags: dict[str, str], view: str) -> dict[str, object]:
-    found: dict[str, object] = json.loads(json.loads(tags[f"{VIEW}{view}"])["state"])
+def state_of(tags: dict[str, str], view: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.loads(tags[f"{VIEW}{view}"])["state"])
     return found
 
 
 def test_views_begin_with_the_score_that_decides(tmp_path: Path) -> None:
     tags = view_tags(tiny_plan(tmp_path))
     assert tags["mlflow.experiment.primaryMetric.name"] == "val/miou"
-    assert state_of(tags, "variants")["selectedColumns"][:2] == ["metrics.`val/miou`", "metrics.`val/oiou`"]  # type: ignore[index]
+    assert state_of(tags, "variants")["selectedColumns"][:2] == ["metrics.`val/miou`", "metrics.`val/oiou`"]
     best = state_of(tags, "trials")
     assert (best["orderByKey"], best["orderByAsc"]) == ("metrics.`val/miou`", False)
-    assert state_of(tags, "means")["groupBy"]["groupByKeys"][0]["groupByData"] == "harness.variant"  # type: ignore[index]
+    assert state_of(tags, "means")["groupBy"]["groupByKeys"][0]["groupByData"] == "harness.variant"
     pictures = state_of(tags, "pictures")
-    table, *own = pictures["compareRunCharts"]  # type: ignore[misc]
+    table, *own = pictures["compareRunCharts"]
     assert table["imageKeys"] == [f"predictions/val-{n}" for n in (1, 2, 3, 4)]
     assert [chart["imageKeys"] for chart in own if chart["deleted"]] == [[key] for key in table["imageKeys"]]
-    assert {chart["metricSectionId"] for chart in (table, *own)} == {pictures["compareRunSections"][0]["uuid"]}  # type: ignore[index]
+    assert {chart["metricSectionId"] for chart in (table, *own)} == {pictures["compareRunSections"][0]["uuid"]}
     assert max(map(len, view_tags(make_plan()).values())) < 5000, "MLflow keeps no longer tags"
 
 
