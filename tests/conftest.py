@@ -46,6 +46,7 @@ def _needs_ray(file: str) -> bool:
     return "ray_cluster" in (ROOT / file).read_text(encoding="utf-8")
 
 
+@pytest.hookimpl(optionalhook=True)  # `-p no:xdist` knows no such hook
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
     """Instead of `--dist loadgroup`, which groups nothing with pytest 9.2 (pytest-xdist issue 1386)."""
     return ByFile(config, log)

@@ -11,6 +11,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -371,7 +372,7 @@ def test_caches_in_use_stay_and_what_does_not_fit_changes_nothing(folder: Path) 
     os.close(made.open("idle", {"f": 40}).lock)
     with pytest.raises(NoRoomError, match="more than what is in use leaves"):
         made.open("new", {"f": 60})
-    with pytest.raises(NoRoomError, match=r"needs 0\.00 of 0\.00 GiB"):
+    with pytest.raises(NoRoomError, match=r"needs 9.41e-08 of 9.31e-08 GiB"):
         made.open("huge", {"f": 101})
     assert entries(folder) == ["idle.samples", "used.samples"]
     with pytest.raises(NoRoomError, match="more than what is in use leaves"):
@@ -448,6 +449,17 @@ def test_a_disk_with_little_left_is_left_alone(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(cache_folder, "FREE_SHARE", 1.0)
     with pytest.raises(NoRoomError, match="more than what is in use leaves"):
         made.open("x", {"f": GIB})
+
+
+def test_a_large_disk_that_is_nearly_full_still_holds_small_caches(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10_000 * GIB, free=100))
+    made = CacheFolder(folder, GIB)
+    os.close(made.open("x", {"f": 50}).lock)
+    with pytest.raises(NoRoomError, match=r"needs 9\.31e-08 GiB more"):
+        made.grow(made.open("y", {"f": 10}), "f", 110)
+    assert entries(folder) == ["x.samples", "y.samples"]
 
 
 def test_a_folder_of_somebody_else_is_not_used(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

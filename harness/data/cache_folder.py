@@ -25,7 +25,7 @@ from typing import NamedTuple
 GIB = 2**30
 
 FREE_SHARE = 0.1
-"""Share of the file system that the cache leaves free."""
+"""Share of the place on the disk which nothing but the cache uses that stays free."""
 
 _LOG = logging.getLogger(__name__)
 _LOCK = ".lock"
@@ -98,7 +98,7 @@ class CacheFolder:
             entry = self.path / (name + _ENTRY)
             sizes = {file: max(size, _size(entry / file)) for file, size in files.items()}
             if sum(sizes.values()) > self.budget:
-                raise NoRoomError(f"needs {sum(sizes.values()) / GIB:.2f} of {self.budget / GIB:.2f} GiB")
+                raise NoRoomError(f"needs {sum(sizes.values()) / GIB:.3g} of {self.budget / GIB:.3g} GiB")
             self._make_room(sum(sizes.values()) - sum(_size(entry / file) for file in files), keep=entry)
             entry.mkdir(mode=0o700, exist_ok=True)
             for file, size in sizes.items():
@@ -137,7 +137,7 @@ class CacheFolder:
         unused = [entry for entry in entries if entry != keep and not _in_use(entry)]
         room = min(self.budget - sum(promised.values()), self._free(entries))
         if needed > 0 and needed - room > sum(promised[entry] for entry in unused):
-            raise NoRoomError(f"needs {needed / GIB:.2f} GiB more than what is in use leaves")
+            raise NoRoomError(f"needs {needed / GIB:.3g} GiB more than what is in use leaves")
         for entry in unused:
             if needed <= room:
                 return
@@ -147,10 +147,9 @@ class CacheFolder:
             room += promised[entry]
 
     def _free(self, entries: list[Path]) -> int:
-        """Bytes that may still be promised: free on the disk, less what is promised and not written yet."""
-        disk = os.statvfs(self.path)
-        unwritten = sum(_promised(entry) - _written(entry) for entry in entries)
-        return int(disk.f_bavail * disk.f_frsize - FREE_SHARE * disk.f_blocks * disk.f_frsize) - unwritten
+        """Bytes that may still be promised: a share of what is free or ours on the disk, less what is promised."""
+        free = shutil.disk_usage(self.path).free + sum(map(_written, entries))
+        return int((1 - FREE_SHARE) * free) - sum(map(_promised, entries))
 
 
 def _size(path: Path) -> int:
