@@ -3,7 +3,8 @@
 Run `python -m benchmarks.statistics`. Data are generated. The time includes resampling, the interval of every score,
 and every pairwise comparison with its correction, for the seven metrics of referring segmentation. The second part
 draws studies whose truth is known and counts how often intervals hold it: this is why tables print the t interval. The
-third counts wrong claims and found differences in columns of a table, with and without a pooled spread.
+third counts wrong claims and found differences in columns of a table, with and without a pooled spread; the fourth
+wrong claims on the effects of a factorial design whose rows like other samples, with and without the samples.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from reports.comparisons import judge, pool, standing
+from reports.factorial import Factorial, Setting
 from reports.intervals import (
     Interval,
     Replicated,
@@ -32,7 +34,7 @@ from reports.significance import holm
 
 VARIANTS, REPLICATES, SAMPLES = 100, 5, 3481
 TARGET_S = 60.0
-STUDIES, COLUMNS = 1000, 4000
+STUDIES, COLUMNS, DESIGNS = 1000, 4000, 400
 
 
 def drawn_variant(rng: np.random.Generator, hard: np.ndarray, gain: float) -> np.ndarray:
@@ -137,6 +139,32 @@ def print_claims() -> None:
         print(f"half of the rows x 3: {100 * half:.1f} %")
 
 
+def factorial_claims(factors: dict[str, tuple[int, ...]], *, replicates: int = 3) -> dict[str, tuple[float, float]]:
+    """Share of generated effects that are 0 and have p < 0.05, by kind: of replicates and samples, of replicates alone.
+
+    Rows fare differently on 60 samples, and alike on all of them.
+    """
+    rng = np.random.default_rng(2)
+    settings, units = list(itertools.product(*factors.values())), 60
+    told: dict[str, list[tuple[bool, bool]]] = {}
+    for _ in range(DESIGNS):
+        both: dict[Setting, Replicated] = {}
+        for setting in settings:
+            values = 0.1 * rng.normal(size=(1, units)) + 0.1 * rng.normal(size=(replicates, units))
+            parts = np.stack([values + 0.005 * rng.normal(size=(replicates, 1)), np.ones_like(values)], axis=-1)
+            both[setting] = replicated(parts, mean_of_samples, draws=400)
+        alone = {setting: Replicated(found.values) for setting, found in both.items()}
+        designs = Factorial(factors, both), Factorial(factors, alone)
+        for kind, ps in (
+            ("main effects", [[e.p for e in design.main_effects()] for design in designs]),
+            ("interactions", [[e.p for e in design.interactions()] for design in designs]),
+            ("F tests", [[d.interaction_p(p) for p in itertools.combinations(factors, 2)] for d in designs]),
+        ):
+            pairs = zip(*ps, strict=True)
+            told.setdefault(kind, []).extend((bool(a and a < 0.05), bool(b and b < 0.05)) for a, b in pairs)
+    return {kind: tuple(np.mean(found, axis=0)) for kind, found in told.items()}
+
+
 def main() -> None:
     """Print time, coverage and claims."""
     seconds = time_statistics()
@@ -148,6 +176,9 @@ def main() -> None:
             line = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.items())
             print(f"  noise of {what}, n = {replicates}: {line}")
     print_claims()
+    print(f"wrong claims (5 % are wanted) on effects in {DESIGNS} generated 2 x 2 x 3 designs of three replicates:")
+    for kind, (both, alone) in factorial_claims({"a": (0, 1), "b": (0, 1), "c": (0, 1, 2)}).items():
+        print(f"  {kind}: {100 * both:.1f} % by replicates and samples, {100 * alone:.1f} % by replicates alone")
 
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ import pandas as pd
 
 from harness.metrics import metric
 from harness.records import Table
-from reports.artifacts import NotDrawn, OtherDesign
+from reports.artifacts import OtherDesign
 from reports.bars import Bar, draw_bars
 from reports.captions import replicates_words, split_label
 from reports.comparison_notes import rests_on
 from reports.comparisons import Judged, judge, pool
 from reports.drawing import Drawing
 from reports.factorial import Factorial
-from reports.factors import full_factorial, scored
+from reports.factors import complete, factorial, full_factorial
 from reports.results import Results
-from reports.row_scores import RowScore, difference, on_replicates
+from reports.row_scores import RowScore, difference
 from reports.significance import ALPHA, holm_known
 from reports.table_model import TEST_MARKS, Flag
 
@@ -51,18 +51,11 @@ def ladder(results: Results, table: Table) -> Ladder:
     """
     if table.design != LADDER:
         raise OtherDesign(f"it takes rows that each add to the one before (design: {LADDER})")
-    of = results.scores
-    split, name = results.plan.deciding_split(table), results.plan.deciding_metric(table)
-    found = [score for row in table.rows if (score := of.of(row, split=split, metric_name=name))]
-    shared = set(found[0].replicates).intersection(*(s.replicates for s in found)) if found else set()
-    if len(found) < len(table.rows) or not shared:
-        raise NotDrawn("no replicate is complete in every row")
-    scores = [on_replicates(score, sorted(shared)) for score in found]
+    scores, left_out = complete(results, table)
     pooled = pool(scores)
     judged = judge([(difference(above, below), pooled) for below, above in pairwise(scores)])
-    left_out = max(len(row.trial_ids) for row in table.rows) - len(shared)
     labels = tuple(row.label for row in table.rows)
-    return Ladder(labels, tuple(scores), tuple(j for j in judged if j is not None), left_out)
+    return Ladder(labels, scores, tuple(j for j in judged if j is not None), left_out)
 
 
 def draw_waterfall(results: Results, table: Table) -> Sequence[Drawing]:
@@ -99,33 +92,34 @@ def draw_shapley(results: Results, table: Table) -> Sequence[Drawing]:
     many = [name for name, levels in design.factors.items() if len(levels) != 2]
     if many:
         raise OtherDesign(f"shares are of components that are on or off; {many[0]} has more than two levels")
-    found = scored(results, table, design)
+    scores, left_out = complete(results, table)
+    found = factorial(design, scores)
     shown, split = metric(results.plan.deciding_metric(table)), results.plan.deciding_split(table)
     shares, gain = found.shapley(), found.gain()
     corrected = holm_known([e.p for e in shares])
     bars = [Bar(e.name[0], 0.0, e.value, e.interval, _mark(p)) for e, p in zip(shares, corrected, strict=True)]
     bars.append(Bar("all components", 0.0, gain.value, gain.interval, is_total=True))
-    caption = _shapley_caption(found, shown.label, split)
+    caption = _shapley_caption(found, f"{shown.label} on {split_label(split)}", left_out)
     what, ps = ["share"] * len(shares) + ["gain"], [*corrected, gain.p]
     about: dict[str, str | int] = {"split": split, "metric": shown.name}
-    about |= {"n": found.replicates, "left_out": found.left_out}
+    about |= {"n": found.replicates, "left_out": left_out}
     figure = draw_bars(bars, shown, x_label=f"share of the gain in {shown.label} ({shown.delta_unit})")
     return [
         Drawing(f"shapley_{table.name}", figure, _numbers(bars, what, ps, about), caption, results.run_ids(table.rows))
     ]
 
 
-def _shapley_caption(found: Factorial, label: str, split: str) -> str:
+def _shapley_caption(found: Factorial, what: str, left_out: int) -> str:
     text = (
-        f"Share of each component in the gain in {label} on {split_label(split)} from all of them off to all on: what "
-        f"it adds, averaged over all orders of adding (Shapley 1953), from all {len(found.settings)} subsets, "
-        f"{_over(found.replicates, found.left_out)}. Shares add up to the gain; hatched bars are losses."
+        f"Share of each component in the gain in {what} from all of them off to all on: what it adds, averaged over "
+        f"all orders of adding (Shapley 1953), from all {len(found.settings)} subsets, "
+        f"{_over(found.replicates, left_out)}. Shares add up to the gain; hatched bars are losses."
     )
     if found.replicates < 2:
         return text
     return (
-        f"{text} Whiskers are 95 % intervals: least squares with a level per subset and a block per replicate; "
-        f"{MARKS_MEAN} (Holm's correction over components, 5 %). Test samples take no part."
+        f"{text} Whiskers are 95 % intervals over {rests_on([found.on_samples])}: least squares with a level per "
+        f"subset and a block per replicate; {MARKS_MEAN} (Holm's correction over components, 5 %)."
     )
 
 

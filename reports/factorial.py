@@ -1,8 +1,10 @@
 """Factorial designs: main effects, pairwise interactions, and each component's Shapley share, with intervals.
 
 Every cell of a full factorial is trained with the same replicates, so the scores form a table of cells x replicates.
-Everything here is a contrast, a weighted sum of cell means. Its error comes from how differently replicates see the
-cells: least squares with a level per cell and a block per replicate, (cells - 1)(replicates - 1) degrees of freedom.
+Everything here is a contrast, a weighted sum of cell means. Its error has two parts, as that of every difference (see
+`reports.intervals`): how differently replicates see the cells, by least squares with a level per cell and a block per
+replicate, (cells - 1)(replicates - 1) degrees of freedom; and what drawing other test samples would change in all
+replicates alike.
 """
 
 from __future__ import annotations
@@ -11,17 +13,15 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-from reports.intervals import LEVEL, MIN_REPLICATES, RESOLUTION, Interval
+from reports.intervals import MIN_REPLICATES, Floats, Interval, Precision, Replicated, combined, shared_covariance
 
 Setting = tuple[Any, ...]
 """Level of each factor, in the order of the factors."""
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -40,43 +40,40 @@ class Effect:
     """Two-sided, not corrected."""
 
 
-class _Error(NamedTuple):
-    """How differently replicates see the cells."""
-
-    variance: float
-    df: int
-
-
 class Factorial:
     """Scores of a full factorial.
 
     Args:
         factors: Factor -> its levels, the first being the one that others are compared with.
-        scores: Setting -> score per replicate, in the same order in every setting; None where there is none. Replicates
-            that a setting lacks are left out, `left_out` says how many.
+        scores: Setting -> its score on the same replicates, in the same order. Test samples take part where every
+            setting has draws, which are then of the same units.
 
     Raises:
-        ValueError: A setting is missing, or no replicate is complete.
+        ValueError: A setting is missing, or has other replicates than the rest.
     """
 
-    def __init__(self, factors: Mapping[str, Sequence[Any]], scores: Mapping[Setting, Sequence[float | None]]) -> None:
+    def __init__(self, factors: Mapping[str, Sequence[Any]], scores: Mapping[Setting, Replicated]) -> None:
         self.factors = {name: tuple(levels) for name, levels in factors.items()}
         self.settings: list[Setting] = list(itertools.product(*self.factors.values()))
         missing = [s for s in self.settings if s not in scores]
         if missing:
             raise ValueError(f"a full factorial has every setting; {len(missing)} are missing, first {missing[0]}")
-        columns = list(itertools.zip_longest(*(scores[s] for s in self.settings)))
-        complete = [[float(v) for v in column if v is not None] for column in columns if None not in column]
-        if not complete:
-            raise ValueError("at least one replicate must have a score in every setting, got none")
-        self.left_out = len(columns) - len(complete)
-        self.table: Floats = np.array(complete).T
-        """`(cells, replicates)`."""
-
-    @property
-    def replicates(self) -> int:
-        """Complete ones."""
-        return int(self.table.shape[1])
+        found = [scores[s] for s in self.settings]
+        sizes = sorted({len(f.values) for f in found})
+        if len(sizes) > 1 or not sizes[0]:
+            raise ValueError(f"every setting must have the same replicates, got {sizes} of them")
+        self.replicates = sizes[0]
+        self.means_of_cells: Floats = np.array([f.mean for f in found])
+        self.df = (len(found) - 1) * (self.replicates - 1)
+        """Degrees of freedom between replicates."""
+        self._variance = _residual_variance(np.stack([f.values for f in found]), self.df)
+        draws = [f.draws for f in found if f.draws is not None]
+        self.on_samples = len(draws) == len(found)
+        """Whether test samples take part."""
+        self._units = found[0].units if self.on_samples else 0
+        self._shared = np.zeros((len(found), len(found)))
+        if self.on_samples and self.replicates >= MIN_REPLICATES:
+            self._shared = shared_covariance(np.stack(draws), self._units)
 
     def main_effects(self) -> list[Effect]:
         """For each factor and each level but the first: mean over all other factors, less that of the first level."""
@@ -94,29 +91,31 @@ class Factorial:
     def means(self, names: tuple[str, ...]) -> list[Effect]:
         """The mean of every combination of levels of some factors, over all levels of the others.
 
-        The interval leaves out what a replicate adds to all cells alike (Loftus and Masson 1994): it is made for
-        comparing the means of this table with each other, and the error is that of its effects.
+        The interval leaves out what a replicate, or a draw of test samples, adds to all cells alike (Loftus and Masson
+        1994): it is made for comparing the means of this table with each other, and the error is that of its effects.
         """
         found = []
         for levels in itertools.product(*(self.factors[name] for name in names)):
             chosen = [self._levels(setting, names) == levels for setting in self.settings]
-            effect = self._contrast(names, levels, np.array(chosen) / sum(chosen))
+            effect = self._contrast(names, levels, np.array(chosen) / sum(chosen), less=1 / len(chosen))
             found.append(replace(effect, p=None))
         return found
 
     def interaction_p(self, names: tuple[str, str]) -> float | None:
         """P of the hypothesis that two factors do not interact, over all their levels at once (F test).
 
-        None for fewer than two replicates, or where nothing varies. Of two levels each it is that of the interaction.
+        None for fewer than two replicates, or where nothing varies. Of two levels each it is that of the interaction;
+        of more the contrast between all levels that lies farthest from 0 is taken, and judged as the farthest of all.
         """
-        error = self._error()
-        if error is None:
-            return None
         of_pair = [self._weights(names, (x, y)) for x in self.factors[names[0]][1:] for y in self.factors[names[1]][1:]]
         weights = np.array(of_pair)
-        values = weights @ self.table.mean(axis=1)
-        explained = float(values @ np.linalg.solve(weights @ weights.T, values)) * self.replicates / len(weights)
-        return float(stats.f.sf(explained / error.variance, len(weights), error.df))
+        values = weights @ self.means_of_cells
+        between = weights @ weights.T * self._variance / self.replicates
+        farthest = np.linalg.lstsq(between + weights @ _positive(self._shared) @ weights.T, values)[0]
+        known = self._precision(farthest @ weights)
+        if known is None or not known.se:
+            return None
+        return float(stats.f.sf((farthest @ values / known.se) ** 2 / len(weights), len(weights), known.df))
 
     def gain(self) -> Effect:
         """From all components off to all on: what the shares of `shapley` add up to."""
@@ -166,22 +165,30 @@ class Factorial:
             weights *= [{level: 1.0, first: -1.0}.get(setting[place], 0.0) for setting in self.settings]
         return weights
 
-    def _error(self) -> _Error | None:
-        """Of one cell in one replicate; None for fewer than two replicates, or where nothing varies."""
-        cells, n = self.table.shape
-        if n < MIN_REPLICATES:
+    def _precision(self, weights: Floats, *, less: float = 0.0) -> Precision | None:
+        """Of a contrast; None for fewer than two replicates. `less` is taken off its weights for the test samples."""
+        if self.replicates < MIN_REPLICATES:
             return None
-        residual = self.table - self.table.mean(0) - self.table.mean(1, keepdims=True) + self.table.mean()
-        df = (cells - 1) * (n - 1)
-        variance = float((residual**2).sum()) / df
-        return _Error(variance, df) if math.sqrt(variance) > RESOLUTION else None
+        between = self._variance * float(weights @ weights) / self.replicates
+        shared = float((weights - less) @ self._shared @ (weights - less))
+        return combined(between, self.df, max(0.0, shared), self._units)
 
-    def _contrast(self, names: tuple[str, ...], levels: Setting, weights: Floats) -> Effect:
-        value = float(weights @ self.table.mean(axis=1))
-        error = self._error()
-        if error is None:
+    def _contrast(self, names: tuple[str, ...], levels: Setting, weights: Floats, *, less: float = 0.0) -> Effect:
+        value = float(weights @ self.means_of_cells)
+        known = self._precision(weights, less=less)
+        if known is None:
             return Effect(names, levels, value, None, None)
-        se = math.sqrt(error.variance * float((weights**2).sum()) / self.replicates)
-        reach = float(stats.t.ppf((1 + LEVEL) / 2, error.df)) * se
-        p = float(2 * stats.t.sf(abs(value) / se, error.df))
-        return Effect(names, levels, value, Interval(value - reach, value + reach), p)
+        return Effect(names, levels, value, known.interval(value), known.p(value))
+
+
+def _residual_variance(scores: Floats, df: int) -> float:
+    """Of a cell in a replicate, `(cells, replicates)`, after what cell and replicate add; 0 without any freedom."""
+    residual = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
+    return float((residual**2).sum()) / df if df else 0.0
+
+
+def _positive(covariance: Floats) -> Floats:
+    """The nearest matrix without negative variances: an estimate may have some by chance."""
+    values, vectors = np.linalg.eigh(covariance)
+    found: Floats = vectors * np.maximum(values, 0.0) @ vectors.T
+    return found

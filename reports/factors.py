@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from harness.canonical import canonical_json
 from harness.records import Plan, Row, Table
@@ -19,6 +19,7 @@ from reports.captions import join_words
 from reports.factorial import Factorial, Setting
 from reports.published import axis_value
 from reports.results import Results
+from reports.row_scores import RowScore, on_replicates
 
 MIN_FACTORS = 2
 
@@ -31,6 +32,14 @@ class Design:
     """Factor -> its levels as JSON; of two, that of the reference comes last: a component is off, then on."""
     rows: Mapping[Setting, Row]
     """Level of each factor -> the row trained with them."""
+
+
+class Complete(NamedTuple):
+    """Scores of rows over the replicates that every one of them has."""
+
+    scores: tuple[RowScore, ...]
+    left_out: int
+    """Replicates that not every row has."""
 
 
 def level_text(level: str) -> str:
@@ -79,21 +88,26 @@ def full_factorial(plan: Plan, table: Table) -> Design:
     return Design(factors, dict(zip(settings, table.rows, strict=True)))
 
 
-def scored(results: Results, table: Table, design: Design) -> Factorial:
-    """The deciding metric of a design, over the replicates that every row has.
+def complete(results: Results, table: Table) -> Complete:
+    """The deciding metric of a table's rows, in their order.
 
     Raises:
-        NotDrawn: There is none.
+        NotDrawn: No replicate is complete in every row.
     """
-    key = (results.plan.deciding_split(table), results.plan.deciding_metric(table))
-    known = results.evidence(table.rows)
-    scores = {
-        setting: [known[t].scores.get(key) if t in known else None for t in row.trial_ids]
-        for setting, row in design.rows.items()
-    }
-    if not any(None not in column for column in zip(*scores.values(), strict=False)):
+    split, name = results.plan.deciding_split(table), results.plan.deciding_metric(table)
+    found = [score for row in table.rows if (score := results.scores.of(row, split=split, metric_name=name))]
+    shared = set(found[0].replicates).intersection(*(s.replicates for s in found)) if found else set()
+    if len(found) < len(table.rows) or not shared:
         raise NotDrawn("no replicate is complete in every row")
-    return Factorial(design.factors, scores)
+    left_out = max(len(row.trial_ids) for row in table.rows) - len(shared)
+    return Complete(tuple(on_replicates(score, sorted(shared)) for score in found), left_out)
+
+
+def factorial(design: Design, scores: Sequence[RowScore]) -> Factorial:
+    """A design with the scores of its rows; test samples take part where all rows were measured on the same ones."""
+    same = len({score.sample_set for score in scores}) == 1
+    found = [score.found if same else replace(score.found, draws=None, units=0) for score in scores]
+    return Factorial(design.factors, dict(zip(design.rows, found, strict=True)))
 
 
 def _value(plan: Plan, row: Row, path: str) -> Any:

@@ -14,10 +14,10 @@ from harness.metrics import Metric, metric
 from harness.records import Table
 from reports.captions import replicates_words, split_label
 from reports.cells import show_value
-from reports.comparison_notes import stated_p
+from reports.comparison_notes import rests_on, stated_p
 from reports.drawing import Drawing, new_figure, wrapped
 from reports.factorial import Effect, Factorial
-from reports.factors import full_factorial, level_text, scored
+from reports.factors import complete, factorial, full_factorial, level_text
 from reports.results import Results
 from reports.significance import holm_known
 from reports.style import COLUMN_WIDTH, PAGE_WIDTH, house_style, light_grid, series
@@ -63,7 +63,8 @@ def interactions(found: Factorial) -> list[Pair]:
 def draw_interaction(results: Results, table: Table) -> Sequence[Drawing]:
     """All pairs of factors of a table that is a full factorial."""
     design = full_factorial(results.plan, table)
-    found = scored(results, table, design)
+    scores, left_out = complete(results, table)
+    found = factorial(design, scores)
     pairs = interactions(found)
     shown, split = metric(results.plan.deciding_metric(table)), results.plan.deciding_split(table)
     rows = math.ceil(len(pairs) / MAX_COLUMNS)
@@ -79,8 +80,9 @@ def draw_interaction(results: Results, table: Table) -> Sequence[Drawing]:
         for axes in grid[:, 0]:
             axes.set_ylabel(f"{shown.label} ({shown.unit})")
         figure.set_layout_engine("constrained", w_pad=0.06)
-    caption = _caption(found, shown, split=split, expected=len(table.rows[0].trial_ids))
-    return [Drawing(f"interaction_{table.name}", figure, _numbers(pairs, found), caption, results.run_ids(table.rows))]
+    caption = _caption(found, f"{shown.label} on {split_label(split)}", left_out)
+    data = _numbers(pairs, found.replicates, left_out)
+    return [Drawing(f"interaction_{table.name}", figure, data, caption, results.run_ids(table.rows))]
 
 
 def _draw_pair(axes: Axes, pair: Pair, found: Factorial, shown: Metric) -> None:
@@ -124,30 +126,29 @@ def _size(pair: Pair, shown: Metric) -> str:
     return f"{size}\n[{low}, {high}], {p}"
 
 
-def _caption(found: Factorial, shown: Metric, *, split: str, expected: int) -> str:
-    cells = len(found.settings)
-    over = replicates_words([found.replicates])
-    lost = f" ({found.left_out} of {expected}, which not every row has, left out)" if found.left_out else ""
+def _caption(found: Factorial, what: str, left_out: int) -> str:
+    expected = found.replicates + left_out
+    lost = f" ({left_out} of {expected}, which not every row has, left out)" if left_out else ""
     text = (
-        f"{shown.label} on {split_label(split)} for every two of {len(found.factors)} factors, all {cells} "
-        f"combinations trained, {over}{lost}. A point is the mean over all levels of the other factors. "
+        f"{what} for every two of {len(found.factors)} factors, all {len(found.settings)} combinations trained, "
+        f"{replicates_words([found.replicates])}{lost}. A point is the mean over all levels of the other factors. "
     )
     if found.replicates < 2:
         return f"{text}One replicate: no spread is known, and nothing is tested."
     return (
-        f"{text}Bars are 95 % intervals for comparing points with each other: they leave out what a replicate adds to "
-        "all rows alike (Loftus and Masson 1994). A title has the interaction, by how much the effect of one factor is "
-        "larger with the other's second level, where each has two, and p of no interaction (least squares with a level "
-        "per row and a block per replicate; Holm's correction over panels). Test samples take no part."
+        f"{text}Bars are 95 % intervals over {rests_on([found.on_samples])} for comparing points with each other: they "
+        "leave out what is added to all rows alike (Loftus and Masson 1994). A title has the interaction, by how much "
+        "the effect of one factor is larger with the other's second level, where each has two, and p of no interaction "
+        "(least squares with a level per row and a block per replicate; Holm's correction over panels)."
     )
 
 
-def _numbers(pairs: Sequence[Pair], found: Factorial) -> pd.DataFrame:
+def _numbers(pairs: Sequence[Pair], replicates: int, left_out: int) -> pd.DataFrame:
     lines = []
     for pair in pairs:
         for what, effects in (("mean", pair.means), ("interaction", pair.effects)):
             for effect in effects:
                 levels = [level_text(str(level)) for level in effect.levels]
                 numbers = [effect.value, *(effect.interval or (None, None)), effect.p, pair.p]
-                lines.append([*pair.names, *levels, what, *numbers, found.replicates, found.left_out])
+                lines.append([*pair.names, *levels, what, *numbers, replicates, left_out])
     return pd.DataFrame(lines, columns=list(COLUMNS))

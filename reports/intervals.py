@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 Score = Callable[[Floats], Floats]
@@ -66,6 +66,15 @@ class Precision(NamedTuple):
     """Squared standard error that more replicates would reduce."""
     sample_variance: float
     """Squared standard error that only more test samples would reduce."""
+
+    def interval(self, mean: float, *, level: float = LEVEL) -> Interval | None:
+        """Around the mean; None where nothing varies."""
+        reach = float(special.stdtrit(self.df, (1 + level) / 2)) * self.se
+        return Interval(mean - reach, mean + reach) if self.se else None
+
+    def p(self, mean: float) -> float | None:
+        """Chance of a mean this far from 0 if it is 0, two-sided; None where nothing varies."""
+        return float(2 * special.stdtr(self.df, -abs(mean) / self.se)) if self.se else None
 
 
 @dataclass(frozen=True)
@@ -137,33 +146,49 @@ def precision(found: Replicated, pooled: Pooled | None = None) -> Precision:
     own = float(found.values.var(ddof=1))
     between = (max(own, pooled.variance) if pooled else own) / n
     df = max(n - 1.0, pooled.df) if pooled else n - 1.0
-    shared = _shared_variance(found)
+    shared = 0.0 if found.draws is None else float(shared_covariance(found.draws[None], found.units)[0, 0])
+    return combined(between, df, max(0.0, shared), found.units)
+
+
+def combined(between: float, df: float, shared: float, units: int) -> Precision:
+    """What two independent parts of a squared standard error say together.
+
+    Args:
+        between: Part of the replicates, with `df` degrees of freedom.
+        df: At least 1.
+        shared: Part of the test samples, of which there are `units`; 0 where they take no part.
+        units: U.
+    """
     total = between + shared
     if total <= RESOLUTION**2:
         return Precision(0.0, df, between, shared)
-    spread = between**2 / df + (shared**2 / (found.units - 1) if shared else 0.0)
+    spread = between**2 / df + (shared**2 / (units - 1) if shared else 0.0)
     return Precision(math.sqrt(total), total**2 / spread if spread else math.inf, between, shared)
 
 
-def _shared_variance(found: Replicated) -> float:
-    """Mean covariance between two replicates over draws of units, freed of the bias of few units; at least 0."""
-    n = len(found.values)
-    if found.draws is None or found.units < 2:
-        return 0.0
-    own = float(found.draws.var(axis=0, ddof=1).sum())
-    together = float(found.draws.sum(axis=1).var(ddof=1))
-    return max(0.0, (together - own) / (n * (n - 1))) * found.units / (found.units - 1)
+def shared_covariance(draws: Floats, units: int) -> Floats:
+    """Covariance `(K, K)` of K scores which equal draws of units give all replicates alike; 0 for one unit.
+
+    It is that between different replicates, averaged over all pairs of them and freed of the bias of few units.
+
+    Args:
+        draws: `(K, D, N)`, at least two replicates.
+        units: U.
+    """
+    scores, count, n = draws.shape
+    if units < 2:
+        return np.zeros((scores, scores))
+    centred = draws - draws.mean(axis=1, keepdims=True)
+    sums, single = centred.sum(axis=2), centred.reshape(scores, -1)
+    covariance: Floats = (sums @ sums.T - single @ single.T) / ((count - 1) * n * (n - 1)) * units / (units - 1)
+    return covariance
 
 
 def interval(found: Replicated, pooled: Pooled | None = None, *, level: float = LEVEL) -> Interval | None:
     """The interval that tables print; None for fewer than two replicates, or where nothing varies."""
     if len(found.values) < MIN_REPLICATES:
         return None
-    known = precision(found, pooled)
-    if known.se == 0.0:
-        return None
-    reach = float(stats.t.ppf((1 + level) / 2, known.df)) * known.se
-    return Interval(found.mean - reach, found.mean + reach)
+    return precision(found, pooled).interval(found.mean, level=level)
 
 
 def bootstrap_interval(

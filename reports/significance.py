@@ -121,10 +121,8 @@ def p_value(difference: Replicated, pooled: Pooled | None = None) -> float | Non
     """
     if len(difference.values) < MIN_REPLICATES:
         return None
-    known = precision(difference, pooled)
-    if known.se == 0.0:
-        return sign_flip_test(difference.values).p
-    return float(2 * special.stdtr(known.df, -abs(difference.mean) / known.se))
+    p = precision(difference, pooled).p(difference.mean)
+    return sign_flip_test(difference.values).p if p is None else p
 
 
 def p_values(differences: Floats, pooled: Pooled | None = None) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,12 +14,18 @@ from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
 from reports.equivalence import Verdict, equivalence
-from reports.factorial import Effect, Factorial
+from reports.factorial import Effect, Factorial, Setting
+from reports.intervals import Replicated, interval
 from reports.ranks import mean_ranks
+from reports.significance import p_value
 
 FACTORS = {"kernel": (1, 3, 5), "noise": (False, True), "fusion": ("sum", "corr")}
 SETTINGS = list(itertools.product(*FACTORS.values()))
-Scores = dict[tuple[object, ...], list[float | None]]
+Scores = dict[tuple[object, ...], list[float]]
+
+
+def full(scores: Scores, factors: Mapping[str, Sequence[object]] = FACTORS) -> Factorial:
+    return Factorial(factors, {setting: Replicated(np.array(values)) for setting, values in scores.items()})
 
 
 def drawn(seed: int, *, replicates: int = 3) -> Scores:
@@ -44,7 +51,7 @@ def test_effects_are_those_of_least_squares() -> None:
     scores = drawn(1)
     frame = as_frame(scores)
     fit = smf.ols("score ~ C(cell) + C(replicate)", frame).fit()
-    for effect in (*Factorial(FACTORS, scores).main_effects(), *Factorial(FACTORS, scores).interactions()):
+    for effect in (*full(scores).main_effects(), *full(scores).interactions()):
         signs = {
             cell: math.prod(
                 {str(level): 1, str(FACTORS[n][0]): -1}.get(cell.split("|")[list(FACTORS).index(n)], 0)
@@ -62,7 +69,7 @@ def test_effects_are_those_of_least_squares() -> None:
 
 
 def test_an_interaction_is_found_where_it_is_and_only_there() -> None:
-    found = Factorial(FACTORS, drawn(1, replicates=5)).interactions()
+    found = full(drawn(1, replicates=5)).interactions()
     strong = [(e.name, e.levels) for e in found if e.p is not None and e.p < 0.001]
     assert strong == [(("kernel", "noise"), (5, True))]
     effect = next(e for e in found if e.levels == (5, True))
@@ -73,23 +80,65 @@ def test_main_effects_are_differences_of_marginal_means() -> None:
     scores = drawn(2)
     frame = as_frame(scores)
     means = frame.groupby("noise")["score"].mean()
-    assert named(Factorial(FACTORS, scores).main_effects(), "noise").value == pytest.approx(means[True] - means[False])
+    assert named(full(scores).main_effects(), "noise").value == pytest.approx(means[True] - means[False])
 
 
-def test_a_replicate_that_a_setting_lacks_is_left_out() -> None:
-    scores = drawn(1)
-    whole = Factorial(FACTORS, {s: v[:2] for s, v in scores.items()})
-    scores[SETTINGS[0]] = scores[SETTINGS[0]][:2]
-    scores[SETTINGS[1]] = [*scores[SETTINGS[1]][:2], None]
-    found = Factorial(FACTORS, scores)
-    assert (found.replicates, found.left_out) == (2, 1)
-    assert found.main_effects() == whole.main_effects()
+def on_samples(factors: Mapping[str, Sequence[int]], *, moved: float, seed: int = 6) -> dict[Setting, Replicated]:
+    """Three replicates and draws of 50 test samples, which move what the first factor adds by `moved`."""
+    rng = np.random.default_rng(seed)
+    both, of_first = rng.normal(0, 0.05, (2000, 1)), rng.normal(0, moved, (2000, 1))
+    return {
+        setting: Replicated(
+            rng.normal(0.6 + 0.03 * setting[0], 0.004, 3),
+            0.6 + both + of_first * setting[0] + rng.normal(0, 0.001, (2000, 3)),
+            50,
+        )
+        for setting in itertools.product(*factors.values())
+    }
+
+
+def test_the_effect_of_one_factor_of_two_levels_is_the_paired_difference() -> None:
+    scores = on_samples({"a": (0, 1)}, moved=0.02)
+    (effect,) = Factorial({"a": (0, 1)}, scores).main_effects()
+    between = scores[1,].minus(scores[0,])
+    assert effect.interval == pytest.approx(interval(between))
+    assert effect.p == pytest.approx(p_value(between))
+
+
+def test_test_samples_widen_what_they_move_and_nothing_else() -> None:
+    factors = {"a": (0, 1), "b": (0, 1)}
+    scores = on_samples(factors, moved=0.02)
+    found, bare = (Factorial(factors, of) for of in (scores, {s: Replicated(r.values) for s, r in scores.items()}))
+    assert (found.on_samples, bare.on_samples) == (True, False)
+    wider = {
+        e.name: float(np.ptp(e.interval or ())) / float(np.ptp(without.interval or ()))
+        for e, without in zip(
+            [*found.main_effects(), *found.interactions(), *found.means(("b",))],
+            [*bare.main_effects(), *bare.interactions(), *bare.means(("b",))],
+            strict=True,
+        )
+    }
+    assert wider.pop(("a",)) > 3
+    assert wider == pytest.approx({("b",): 1.0, ("a", "b"): 1.0}, abs=0.05)
+
+
+def test_no_interaction_of_many_levels_does_not_depend_on_their_order() -> None:
+    factors = {"a": (0, 1, 2), "b": (0, 1)}
+    scores = on_samples(factors, moved=0.02)
+    scores |= {(2, 1): Replicated(scores[2, 1].values + 0.02, scores[2, 1].draws, 50)}
+    of_samples = Factorial(factors, scores).interaction_p(("a", "b"))
+    of_replicates = Factorial(factors, {s: Replicated(r.values) for s, r in scores.items()}).interaction_p(("a", "b"))
+    assert of_replicates is not None
+    assert of_samples is not None
+    assert of_replicates < of_samples < 2 * of_replicates
+    turned = Factorial({"a": (2, 0, 1), "b": (1, 0)}, scores).interaction_p(("a", "b"))
+    assert turned == pytest.approx(of_samples)
 
 
 def test_one_replicate_or_no_spread_has_no_interval() -> None:
-    one = Factorial(FACTORS, {s: v[:1] for s, v in drawn(1).items()}).main_effects()
+    one = full({s: v[:1] for s, v in drawn(1).items()}).main_effects()
     assert {(e.interval, e.p) for e in one} == {(None, None)}
-    same = Factorial(FACTORS, {s: [v[0] or 0.0] * 2 for s, v in drawn(1).items()}).main_effects()
+    same = full({s: [v[0]] * 2 for s, v in drawn(1).items()}).main_effects()
     assert {(e.interval, e.p) for e in same} == {(None, None)}
     assert [e.value for e in same] == pytest.approx([e.value for e in one])
 
@@ -97,28 +146,28 @@ def test_one_replicate_or_no_spread_has_no_interval() -> None:
 def test_designs_that_are_not_full_are_refused() -> None:
     scores = drawn(1)
     with pytest.raises(ValueError, match="not two levels"):
-        Factorial(FACTORS, scores).shapley()
-    with pytest.raises(ValueError, match="at least one replicate"):
-        Factorial(FACTORS, {s: [None] for s in SETTINGS})
+        full(scores).shapley()
+    with pytest.raises(ValueError, match=r"the same replicates, got \[2, 3\] of them"):
+        full({**scores, SETTINGS[0]: [0.5, 0.6]})
     del scores[SETTINGS[3]]
     with pytest.raises(ValueError, match="1 are missing"):
-        Factorial(FACTORS, scores)
+        full(scores)
 
 
 def test_shapley_shares_are_averages_over_all_orders_of_adding() -> None:
     rng = np.random.default_rng(4)
     parts = dict.fromkeys("abcd", (False, True))
     scores: Scores = {s: list(rng.random(3)) for s in itertools.product((False, True), repeat=4)}
-    found = Factorial(parts, scores).shapley()
+    found = full(scores, parts).shapley()
     for place, effect in enumerate(found):
         gains = []
         for order in itertools.permutations(range(4)):
             before = set(order[: order.index(place)])
             off = tuple(i in before for i in range(4))
             on = tuple(i in before or i == place for i in range(4))
-            gains.append(np.mean(scores[on]) - np.mean(scores[off]))  # type: ignore[arg-type]
+            gains.append(np.mean(scores[on]) - np.mean(scores[off]))
         assert effect.value == pytest.approx(np.mean(gains))
-    whole = np.mean(scores[(True,) * 4]) - np.mean(scores[(False,) * 4])  # type: ignore[arg-type]
+    whole = np.mean(scores[(True,) * 4]) - np.mean(scores[(False,) * 4])
     assert sum(e.value for e in found) == pytest.approx(whole)
     assert all(e.interval is not None and e.interval.low < e.value < e.interval.high for e in found)
 
@@ -131,7 +180,7 @@ def test_shapley_intervals_are_those_of_least_squares() -> None:
     fit = smf.ols("y ~ C(c) + C(r)", frame).fit()
     weights = {"(True, False)": 0.5, "(True, True)": 0.5, "(False, True)": -0.5, "(False, False)": -0.5}
     contrast = [weights.get(name[7:-1], 0.0) for name in fit.params.index]
-    assert Factorial(parts, scores).shapley()[0].interval == pytest.approx(tuple(fit.t_test(contrast).conf_int()[0]))
+    assert full(scores, parts).shapley()[0].interval == pytest.approx(tuple(fit.t_test(contrast).conf_int()[0]))
 
 
 def test_two_one_sided_tests_are_those_of_statsmodels() -> None:

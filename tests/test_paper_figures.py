@@ -34,7 +34,7 @@ from reports.style import fills, house_style, points
 from reports.tables import build_table
 from tests.designed_study import make_designed
 from tests.drawn_study import make_request
-from tests.judged_study import make_judged
+from tests.judged_study import CHANGES, make_judged
 from tests.report_frame import Change
 from tests.semantic_frame import make_semantic_request
 
@@ -377,6 +377,26 @@ def test_one_replicate_of_a_factorial_is_shown_and_not_tested() -> None:
     assert drawing.data[["low", "high", "p", "p_panel"]].isna().all(axis=None)
     shares = drawn(request, "shapley")
     assert shares.data[["low", "high", "p"]].isna().all(axis=None)
+
+
+def test_effects_of_a_factorial_rest_on_test_samples_where_all_rows_left_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CHANGES, "other decoder", {"noise": False, "fusion": "sum"})
+
+    def studied(*lost: str) -> Results:
+        plan, _, frame, sources = make_judged(lost=lost)
+        return Results(plan, frame, sources)
+
+    shares, pair, alone = (
+        drawn(studied(), "shapley"),
+        drawn(studied(), "interaction"),
+        drawn(studied("full"), "shapley"),
+    )
+    assert "95 % intervals over replicates and test samples: least squares" in shares.caption
+    assert "95 % intervals over replicates and test samples for comparing points" in pair.caption
+    assert "95 % intervals over replicates alone (no results of at least 10 test samples" in alone.caption
+    wider = (shares.data["high"] - shares.data["low"]) - (alone.data["high"] - alone.data["low"])
+    assert wider.min() >= 0 < wider.max()  # rows like the same samples, so the part of the samples is about 0
+    assert shares.data["value"].tolist() == pytest.approx(alone.data["value"].tolist())
 
 
 def test_shares_are_averages_over_all_orders_and_add_up_to_the_gain() -> None:
