@@ -48,7 +48,7 @@ class Limits:
 def find_garbage(storage: Path, limits: Limits) -> list[Garbage]:
     """Everything in a storage folder that can go, the largest first within a group."""
     finder = _Finder(storage, limits)
-    found = [g for find in (finder.trials, finder.drivers, finder.spools, finder.code) for g in find()]
+    found = [g for find in (finder.trials, finder.drivers, finder.spools, finder.code, finder.drafts) for g in find()]
     inner = [g for g in found if not any(other.path in g.path.parents for other in found)]
     order = list(dict.fromkeys(g.group for g in inner))
     return sorted(inner, key=lambda g: (order.index(g.group), -g.size, g.path))
@@ -139,6 +139,10 @@ class _Finder:
         if not self._is_driven():
             for folder in sorted((self._storage / "code").glob("*")):
                 yield _garbage(folder, "no driver runs it", "code")
+
+    def drafts(self) -> Iterator[Garbage]:
+        """Databases of MLflow that were never whole."""
+        yield from _drafts(self._storage)
 
 
 def _drafts(folder: Path) -> Iterator[Garbage]:

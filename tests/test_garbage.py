@@ -34,6 +34,8 @@ def storage(ran_tiny: Path, tmp_path: Path) -> Path:
     for name in (CLAIM, "best-1.pt.7.tmp", "state-3-9.pt", "history.jsonl"):
         (folder / name).write_text('{"token": "feed"}')
         os.utime(folder / name, (time.time() - 3600,) * 2)
+    (storage / ".mlflow.db-x.tmp").mkdir()
+    os.utime(storage / ".mlflow.db-x.tmp", (time.time() - 3600,) * 2)
     return storage
 
 
@@ -51,6 +53,7 @@ ALWAYS = {
     "drivers feed.stop",
     "spools feed",
     "code abc",
+    "drafts .mlflow.db-x.tmp",
 }
 
 
@@ -94,15 +97,15 @@ def test_it_lists_asks_and_deletes(harness: Command, storage: Path) -> None:
     done = harness("gc", "--storage", storage)
     assert done.code == 2
     assert "complete: nothing goes on from it" in done.out
-    assert "there is no terminal to ask on: delete 9 files and folders" in done.err
+    assert "there is no terminal to ask on: delete 10 files and folders" in done.err
     assert harness("gc", "--storage", storage, "--dry-run").code == 0
     value = json.loads(harness("gc", "--storage", storage, "--json").out)
-    assert [g["removed"] for g in value["garbage"]] == [False] * 9
+    assert [g["removed"] for g in value["garbage"]] == [False] * 10
     assert value["bytes"] == sum(g["size"] for g in value["garbage"]) > 0
     assert (trials[0] / "state-2-4.pt").exists()
     done = harness("gc", "--storage", storage, "--yes")
     assert done.code == 0
-    assert "deleted 9, " in done.out
+    assert "deleted 10, " in done.out
     assert harness("gc", "--storage", storage).out == "nothing to delete\n"
     assert {path for folder in trials for path in folder.iterdir()} == kept
     assert not (storage / "trials" / "0123456789ab").exists()
