@@ -6,7 +6,8 @@ contributes. Samples that belong together (tiles of a scene, sentences of an ima
 
 The interval of the tables is `mean ± t * se`. The bootstrap over samples gives the part of `se` that all replicates
 share, the replicates themselves give the rest, and Student's t has Satterthwaite's degrees of freedom, as in the
-analysis of readers who all read the same cases (Obuchowski and Rockette 1995; Hillis 2007, doi:10.1002/sim.2532).
+analysis of readers who all read the same cases (Obuchowski and Rockette 1995; Hillis 2007, doi:10.1002/sim.2532). It is
+never narrower than that of the replicates alone.
 Percentile and BCa intervals of the same draws (Efron and Tibshirani 1993, chapters 13 and 14) are here too; with three
 replicates they are far too narrow, see `docs/statistics.md`.
 
@@ -59,22 +60,37 @@ class Precision(NamedTuple):
     """How well a mean over replicates is known."""
 
     se: float
-    """Standard error."""
+    """Standard error; 0 where nothing varies."""
     df: float
     """Degrees of freedom, at least 1; infinite where nothing but infinitely many units contribute."""
     replicate_variance: float
     """Squared standard error that more replicates would reduce."""
+    replicate_df: float
+    """Its degrees of freedom, at least 1."""
     sample_variance: float
     """Squared standard error that only more test samples would reduce."""
 
     def interval(self, mean: float, *, level: float = LEVEL) -> Interval | None:
         """Around the mean; None where nothing varies."""
-        reach = float(special.stdtrit(self.df, (1 + level) / 2)) * self.se
-        return Interval(mean - reach, mean + reach) if self.se else None
+        if not self.se:
+            return None
+        reach = max(float(special.stdtrit(df, (1 + level) / 2)) * se for se, df in self._errors())
+        return Interval(mean - reach, mean + reach)
 
     def p(self, mean: float) -> float | None:
         """Chance of a mean this far from 0 if it is 0, two-sided; None where nothing varies."""
-        return float(2 * special.stdtr(self.df, -abs(mean) / self.se)) if self.se else None
+        if not self.se:
+            return None
+        return max(float(2 * special.stdtr(df, -abs(mean) / se)) for se, df in self._errors())
+
+    def _errors(self) -> list[tuple[float, float]]:
+        """Standard errors with their degrees of freedom: of both parts together, and of the replicates alone.
+
+        The larger error has more degrees of freedom, and where replicates agree by chance that outweighs it: what is
+        known of the test samples must not make a claim of replicates that cannot make it themselves.
+        """
+        alone = math.sqrt(self.replicate_variance)
+        return [(self.se, self.df), *([(alone, self.replicate_df)] if alone > RESOLUTION else [])]
 
 
 @dataclass(frozen=True)
@@ -161,9 +177,9 @@ def combined(between: float, df: float, shared: float, units: int) -> Precision:
     """
     total = between + shared
     if total <= RESOLUTION**2:
-        return Precision(0.0, df, between, shared)
+        return Precision(0.0, df, between, df, shared)
     spread = between**2 / df + (shared**2 / (units - 1) if shared else 0.0)
-    return Precision(math.sqrt(total), total**2 / spread if spread else math.inf, between, shared)
+    return Precision(math.sqrt(total), total**2 / spread if spread else math.inf, between, df, shared)
 
 
 def shared_covariance(draws: Floats, units: int) -> Floats:

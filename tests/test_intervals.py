@@ -20,6 +20,7 @@ from reports.intervals import (
     resample,
     unit_influence,
 )
+from reports.significance import p_value
 
 RNG = np.random.default_rng(3)
 
@@ -90,6 +91,19 @@ def test_replicates_alone_give_the_t_interval() -> None:
     values = np.array([0.61, 0.64, 0.62, 0.66])
     found = interval(Replicated(values))
     assert found == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval(0.95))
+
+
+@pytest.mark.parametrize("sample_se", [0.0005, 0.001, 0.002, 0.01])
+def test_test_samples_make_no_claim_that_replicates_cannot_make(sample_se: float) -> None:
+    values = np.array([0.010, 0.012])
+    draws = 0.011 + np.random.default_rng(1).normal(0, sample_se, (2000, 1)).repeat(2, axis=1)
+    alone, both = Replicated(values), Replicated(values, draws, 1000)
+    assert precision(both).sample_variance == pytest.approx(sample_se**2, rel=0.1)
+    (low, high), (low_both, high_both) = interval(alone) or (), interval(both) or ()
+    assert low_both <= low < high <= high_both
+    p = p_value(both)
+    assert p is not None
+    assert p >= stats.ttest_1samp(values, 0).pvalue - 1e-12 > 0.05
 
 
 def test_one_replicate_or_no_spread_has_no_interval() -> None:
