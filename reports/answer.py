@@ -93,13 +93,16 @@ def _best(column: str, found: Sequence[_Shown], *, higher_is_better: bool) -> st
     best = [s for s in ordered if s.cell.emphasis is Emphasis.BEST]
     if not best:
         return f"“{ordered[0].label}” has the best {column} ({_figure(ordered[0].cell)}), untested"
-    others = [s for s in scored if s.cell.emphasis is not Emphasis.BEST]
-    compared = [s for s in others if s.cell.n > 1]
-    left = f", and {len(others) - len(compared)} with one replicate not tested" if len(others) > len(compared) else ""
+    above = [s for s in scored if Flag.UNTESTED in s.cell.flags]
+    left = [s for s in scored if s.cell.emphasis is not Emphasis.BEST and s.cell.n <= 1 and s not in above]
+    rest = f", and {len(left)} with one replicate not tested" if left else ""
+    if above:
+        named = _named((f"“{s.label}” ({_figure(s.cell)})" for s in above), above)
+        rest += f"; {named} {_verb(above, 'has', 'have')} a better one and could not be compared"
     labels = [f"“{s.label}” ({_figure(s.cell)})" for s in best]
     if len(best) == 1:
-        return f"{labels[0]} has the best {column} and can be told from every other row that was tested{left}"
-    return f"{_named(labels, best)} cannot be told from the best in {column}, the others that were tested can{left}"
+        return f"{labels[0]} has the best {column} and can be told from every other row that was tested{rest}"
+    return f"{_named(labels, best)} cannot be told from the best in {column}, the others that were tested can{rest}"
 
 
 def _figure(cell: Cell) -> str:

@@ -81,10 +81,15 @@ def rank_cells(cells: Sequence[Cell], scores: Sequence[RowScore | None]) -> tupl
     if not known or known[0].split.endswith(CONTROL_SUFFIX):
         return tuple(known)
     found = standing(scores, higher_is_better=metric(known[0].metric).higher_is_better)
-    flags = (Flag.ALL_ALIKE,) if found.alike else ()
+    everywhere = range(len(known)) if found.alike else ()
+    flags = {Flag.ALL_ALIKE: everywhere, Flag.UNTESTED: found.untested, Flag.WORSE: found.worse}
     return tuple(
-        replace(c, flags=(*c.flags, *flags), emphasis=Emphasis.BEST if i in found.best else Emphasis.NONE)
-        for i, c in enumerate(known)
+        replace(
+            cell,
+            flags=(*cell.flags, *(flag for flag, places in flags.items() if i in places)),
+            emphasis=Emphasis.BEST if i in found.best else Emphasis.NONE,
+        )
+        for i, cell in enumerate(known)
     )
 
 

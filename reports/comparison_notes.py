@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from harness.metrics import metric
 from reports.captions import join_words, split_label
@@ -10,7 +10,12 @@ from reports.cells import MINUS
 from reports.comparisons import Judged, Shown
 from reports.row_scores import MIN_UNITS
 from reports.significance import ALPHA
-from reports.table_model import TEST_MARKS, Cell, Flag, Footnote
+from reports.table_model import TEST_MARKS, Cell, Flag, Footnote, TableRow
+
+_HIGHER = {
+    Flag.UNTESTED: "A better mean than the best row's, and not compared with it for lack of replicates",
+    Flag.WORSE: "A better mean than the best row's, and worse on the replicates that both have",
+}
 
 MAX_LISTED = 12
 """Differences of a split whose p a footnote lists; of more, the CSV does."""
@@ -38,6 +43,18 @@ def alike_notes(cells: Collection[Cell]) -> list[str]:
             columns.setdefault(cell.split, {})[metric(cell.metric).label] = None
     found = [f"{join_words(labels)} on {split_label(split)}" for split, labels in columns.items()]
     return [f"No row can be told from the best, and none is bold: {'; '.join(found)}."] if found else []
+
+
+def higher_notes(rows: Iterable[TableRow]) -> list[str]:
+    """A sentence on rows whose mean is better than the best one's and that are not bold."""
+    found: dict[Flag, dict[str, list[str]]] = {flag: {} for flag in _HIGHER}
+    for row in rows:
+        for cell in row.cells:
+            for flag in found.keys() & cell.flags:
+                where = f"{metric(cell.metric).label} on {split_label(cell.split)}"
+                found[flag].setdefault(f"“{row.label}”", []).append(where)
+    listed = {flag: [f"{label} ({', '.join(where)})" for label, where in of.items()] for flag, of in found.items()}
+    return [f"{text}: {'; '.join(listed[flag])}." for flag, text in _HIGHER.items() if listed[flag]]
 
 
 def mark_footnotes(judged: Mapping[Shown, Judged]) -> tuple[Footnote, ...]:

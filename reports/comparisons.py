@@ -31,6 +31,18 @@ class Standing(NamedTuple):
     """Positions of the rows that cannot be told from the best one; empty where no row can."""
     alike: bool
     """Whether rows were compared and none could be told from the best."""
+    untested: frozenset[int] = frozenset()
+    """Positions of rows with a better mean than the best one which were not compared with it."""
+    worse: frozenset[int] = frozenset()
+    """Positions of rows with a better mean which are worse than the best one on the replicates that both have."""
+
+
+class _Pair(NamedTuple):
+    """A row less another."""
+
+    difference: float
+    p: float
+    """Not corrected."""
 
 
 class Shown(NamedTuple):
@@ -84,38 +96,53 @@ def _pair_differences(scores: Sequence[RowScore]) -> Floats:
     return found
 
 
-def _p_values(ranked: Mapping[int, RowScore], pooled: Pooled | None) -> dict[tuple[int, int], float]:
-    """Pair -> p, of the pairs that share two replicates."""
+def _tested_pairs(ranked: Mapping[int, RowScore], pooled: Pooled | None) -> dict[tuple[int, int], _Pair]:
+    """Every two rows that share two replicates, the first less the second."""
     pairs, scores = list(itertools.combinations(ranked, 2)), list(ranked.values())
     if len({s.replicates for s in scores}) == 1 and len(scores) > 1 and all(s.found.draws is None for s in scores):
-        return dict(zip(pairs, p_values(_pair_differences(scores), pooled), strict=True))
+        differences = _pair_differences(scores)
+        found = map(_Pair, differences.mean(axis=1).tolist(), p_values(differences, pooled))
+        return dict(zip(pairs, found, strict=True))
     tested = {}
     for i, j in pairs:
         between = difference(ranked[i], ranked[j])
         p = p_value(between, pooled) if between is not None else None
-        if p is not None:
-            tested[i, j] = p
+        if between is not None and p is not None:
+            tested[i, j] = _Pair(between.mean, p)
     return tested
 
 
 def standing(scores: Sequence[RowScore | None], *, higher_is_better: bool) -> Standing:
     """Compare every two rows of a column that have at least two replicates each.
 
-    A row that shares fewer than two replicates with the best one was not compared with it and does not stand beside it.
+    The best row has the best mean of those that no row is better than on the replicates that both have: where rows lack
+    replicates, a mean over easy ones is no merit. A row that shares fewer than two replicates with the best one was not
+    compared with it and does not stand beside it. Rows of the same trials are one row.
     """
-    ranked = {i: s for i, s in enumerate(scores) if s is not None and len(s.replicates) >= MIN_REPLICATES}
-    pooled = pool(scores)
-    tested = _p_values(ranked, pooled)
-    if not tested:
-        return Standing(frozenset(), alike=False)
-    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     sign = 1 if higher_is_better else -1
-    best = max(ranked, key=lambda i: sign * ranked[i].found.mean)
-    pairs = {i: corrected.get((min(i, best), max(i, best))) for i in ranked if i != best}
-    alike = {i for i, p in pairs.items() if p is not None and p >= ALPHA}
-    if not any(p is not None and p < ALPHA for p in pairs.values()):
-        return Standing(frozenset(), alike=bool(alike))
-    return Standing(frozenset({best, *alike}), alike=False)
+    means = {i: sign * s.found.mean for i, s in enumerate(scores) if s is not None}
+    ranked = {i: s for i, s in enumerate(scores) if s is not None and len(s.replicates) >= MIN_REPLICATES}
+    first: dict[object, int] = {}
+    same = {i: first.setdefault(s.trial_ids or i, i) for i, s in ranked.items()}
+    distinct = {i: s for i, s in ranked.items() if same[i] == i}
+    tested = _tested_pairs(distinct, pool(list(distinct.values())))
+    corrected = dict(zip(tested, holm([pair.p for pair in tested.values()]), strict=True))
+    told = {pair for pair, p in corrected.items() if p < ALPHA}
+    beaten = {j if sign * tested[i, j].difference > 0 else i for i, j in told}
+    if not tested or beaten == set(distinct):
+        return Standing(frozenset(), alike=False)
+    best = max((i for i in distinct if i not in beaten), key=lambda i: means[i])
+    of_best = {i: (min(i, best), max(i, best)) for i in distinct if i != best}
+    alike = {i for i, pair in of_best.items() if pair in corrected and pair not in told}
+    apart = {i for i, pair in of_best.items() if pair in told}
+    bold = {best, *alike} if apart else set()
+    higher = {i: same.get(i, i) for i in means if means[i] > means[best]}
+    return Standing(
+        best=frozenset(i for i in ranked if same[i] in bold),
+        alike=bool(alike) and not apart,
+        untested=frozenset(i for i, of in higher.items() if of_best.get(of) not in corrected),
+        worse=frozenset(i for i, of in higher.items() if of in apart),
+    )
 
 
 def judge(differences: Sequence[tuple[Replicated | None, Pooled | None]]) -> list[Judged | None]:

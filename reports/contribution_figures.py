@@ -17,7 +17,7 @@ from reports.comparison_notes import rests_on
 from reports.comparisons import Judged, judge, pool
 from reports.drawing import Drawing
 from reports.factorial import Factorial
-from reports.factors import complete, factorial, full_factorial
+from reports.factors import complete, factorial, full_factorial, level_text
 from reports.results import Results
 from reports.row_scores import RowScore, difference
 from reports.significance import ALPHA, holm_known
@@ -25,6 +25,9 @@ from reports.table_model import TEST_MARKS, Flag
 
 LADDER = "cumulative"
 """The design whose rows each add to the one before."""
+
+SWITCHED = "all of them off to all on"
+ARROWS = "all of them off, or at the left of their arrow, to all on, or at its right"
 
 MARKS_MEAN = "* differs from 0, n.s. cannot be told from it"
 
@@ -97,9 +100,14 @@ def draw_shapley(results: Results, table: Table) -> Sequence[Drawing]:
     shown, split = metric(results.plan.deciding_metric(table)), results.plan.deciding_split(table)
     shares, gain = found.shapley(), found.gain()
     corrected = holm_known([e.p for e in shares])
-    bars = [Bar(e.name[0], 0.0, e.value, e.interval, _mark(p)) for e, p in zip(shares, corrected, strict=True)]
+    labels = [_component(name, found.factors[name]) for e in shares for name in e.name]
+    bars = [
+        Bar(label, 0.0, e.value, e.interval, _mark(p)) for label, e, p in zip(labels, shares, corrected, strict=True)
+    ]
     bars.append(Bar("all components", 0.0, gain.value, gain.interval, is_total=True))
-    caption = _shapley_caption(found, f"{shown.label} on {split_label(split)}", left_out)
+    is_switched = labels == list(found.factors)
+    gain_of = f"{shown.label} on {split_label(split)} from " + (SWITCHED if is_switched else ARROWS)
+    caption = _shapley_caption(found, gain_of, left_out)
     what, ps = ["share"] * len(shares) + ["gain"], [*corrected, gain.p]
     about: dict[str, str | int] = {"split": split, "metric": shown.name}
     about |= {"n": found.replicates, "left_out": left_out}
@@ -111,7 +119,7 @@ def draw_shapley(results: Results, table: Table) -> Sequence[Drawing]:
 
 def _shapley_caption(found: Factorial, what: str, left_out: int) -> str:
     text = (
-        f"Share of each component in the gain in {what} from all of them off to all on: what it adds, averaged over "
+        f"Share of each component in the gain in {what}: what it adds, averaged over "
         f"all orders of adding (Shapley 1953), from all {len(found.settings)} subsets, "
         f"{_over(found.replicates, left_out)}. Shares add up to the gain; hatched bars are losses."
     )
@@ -121,6 +129,12 @@ def _shapley_caption(found: Factorial, what: str, left_out: int) -> str:
         f"{text} Whiskers are 95 % intervals over {rests_on([found.on_samples])}: least squares with a level per "
         f"subset and a block per replicate; {MARKS_MEAN} (Holm's correction over components, 5 %)."
     )
+
+
+def _component(name: str, levels: Sequence[str]) -> str:
+    """A component that is off, then on, by its name; of others both levels are said."""
+    words = [level_text(level) for level in levels]
+    return name if words == ["off", "on"] else f"{name}: {' → '.join(words)}"
 
 
 def _mark(p: float | None) -> str:

@@ -23,13 +23,16 @@ from reports.row_scores import RowScore, on_replicates
 
 MIN_FACTORS = 2
 
+OFF = frozenset({"false", "null"})
+"""Levels of a component that is not there."""
+
 
 @dataclass(frozen=True)
 class Design:
     """A full factorial."""
 
     factors: Mapping[str, tuple[str, ...]]
-    """Factor -> its levels as JSON; of two, that of the reference comes last: a component is off, then on."""
+    """Factor -> its levels as JSON; an effect is from the first to another: a component is off, then on."""
     rows: Mapping[Setting, Row]
     """Level of each factor -> the row trained with them."""
 
@@ -84,7 +87,7 @@ def full_factorial(plan: Plan, table: Table) -> Design:
             f"it takes a row for every combination of levels (design: grid); rows differ in {differ}, and "
             f"{len(set(settings))} of {cells} combinations are there"
         )
-    factors = {names[path]: _ordered(table, path, of) for path, of in levels.items()}
+    factors = {names[path]: of for path, of in _orders(table, levels).items()}
     return Design(factors, dict(zip(settings, table.rows, strict=True)))
 
 
@@ -120,11 +123,28 @@ def _names(paths: list[str]) -> dict[str, str]:
     return {path: name if last.count(name) == 1 else path for path, name in zip(paths, last, strict=True)}
 
 
-def _ordered(table: Table, path: str, levels: tuple[str, ...]) -> tuple[str, ...]:
-    distinct = list(dict.fromkeys(levels))
+def _orders(table: Table, levels: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Axis path -> its distinct levels in the order of effects; `levels` are of every row.
+
+    Off comes before on. Of two other levels the reference's comes last, as its parts are what a study asks about; first
+    where the reference is the plain method, with everything off that can be.
+    """
+    of_reference = {path: _of_reference(table, path, of) for path, of in levels.items()}
+    switches = {path for path, of in levels.items() if len(set(of)) == 2 and len(OFF.intersection(of)) == 1}
+    plain = bool(switches) and all(of_reference[path] in OFF for path in switches)
+    found = {}
+    for path, of in levels.items():
+        distinct, reference = list(dict.fromkeys(of)), of_reference[path]
+        if path in switches:
+            distinct.sort(key=lambda level: level not in OFF)
+        elif len(distinct) == 2 and reference is not None:
+            distinct.sort(key=reference.__eq__, reverse=plain)
+        found[path] = tuple(distinct)
+    return found
+
+
+def _of_reference(table: Table, path: str, levels: tuple[str, ...]) -> str | None:
+    """The level that no row had to be changed to; None for several."""
     changed = {level for row, level in zip(table.rows, levels, strict=True) if path in row.changes}
-    if len(distinct) == 2 and len(changed) == 1:
-        distinct.sort(key=lambda level: level not in changed)
-    elif set(distinct) == {"false", "true"}:
-        distinct.sort()
-    return tuple(distinct)
+    kept = set(levels) - changed
+    return next(iter(kept)) if len(kept) == 1 else None

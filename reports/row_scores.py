@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ class RowScore:
     found: Replicated
     sample_set: str = ""
     """Digest of the units' names; empty without per-sample results."""
+    trial_ids: tuple[str, ...] = ()
+    """Of the row; rows of the same trials have the same score, not equal ones."""
 
 
 class _Resampled(NamedTuple):
@@ -95,8 +97,9 @@ class RowScores:
         samples = self._samples(tuple(row.trial_ids[place] for place in places), split)
         score = samples.score(metric_name, values) if samples else None
         if samples is None or score is None:
-            return RowScore(places, Replicated(values))
-        return RowScore(places, Replicated(values, score(samples.drawn), samples.units), samples.sample_set)
+            return RowScore(places, Replicated(values), trial_ids=row.trial_ids)
+        found = Replicated(values, score(samples.drawn), samples.units)
+        return RowScore(places, found, samples.sample_set, row.trial_ids)
 
     def _samples(self, trial_ids: tuple[str, ...], split: str) -> _Resampled | None:
         if (trial_ids, split) not in self._resampled:
@@ -146,4 +149,4 @@ def on_replicates(score: RowScore, places: Sequence[int]) -> RowScore:
     if len(places) == len(score.replicates):
         return score
     found = score.found.take([score.replicates.index(place) for place in places])
-    return RowScore(tuple(places), found, score.sample_set)
+    return replace(score, replicates=tuple(places), found=found)

@@ -12,7 +12,7 @@ from harness.records import Plan, Row, Table, Trial, TrialState
 from reports.captions import dagger_mark, join_words, letter_mark, metric_head, split_label, write_caption
 from reports.cells import delta_cell, hoist_count, judged_cell, published_cell, rank_cells, score_cell
 from reports.class_scores import averaging_notes
-from reports.comparison_notes import alike_notes, delta_notes, mark_footnotes, tested_on
+from reports.comparison_notes import alike_notes, delta_notes, higher_notes, mark_footnotes, tested_on
 from reports.comparisons import Judged, Shown, judge_deltas
 from reports.costs import cost_cells, cost_columns, quoted_costs
 from reports.evidence import Evidence
@@ -127,8 +127,9 @@ def build_table(results: Results, table: Table, published: Published | None = No
     if reference:
         head = f"Δ {metric(delta_metric).label}"
         delta = f"{head} is the difference to the reference, “{reference.label}”, paired by replicate."
-    ours = [c for b in blocks for row in b.rows if not row.is_published for c in row.cells]
-    request.notes.general += [*alike_notes(ours), *_test_notes(request)]
+    rows = [row for b in blocks for row in b.rows if not row.is_published]
+    ours = [c for row in rows for c in row.cells]
+    request.notes.general += [*alike_notes(ours), *higher_notes(rows), *_test_notes(request)]
     return TableModel(
         name=table.name,
         caption=write_caption(plan, table, delta=delta, quotes=published is not None, tested=tested_on(ours)),

@@ -13,9 +13,10 @@ import statsmodels.formula.api as smf
 from scipy import stats
 
 from harness.records import Plan, Table
+from reports.answer import answer
 from reports.artifacts import Sources
 from reports.breakdown import build_breakdown
-from reports.comparisons import judge, pool, standing
+from reports.comparisons import Standing, judge, pool, standing
 from reports.csv_table import render_csv
 from reports.evidence import collect_evidence
 from reports.intervals import Replicated
@@ -26,8 +27,9 @@ from reports.row_scores import RowScore, RowScores, difference
 from reports.table_model import Cell, CellState, Emphasis, Flag, TableModel
 from reports.tables import build_table
 from reports.terminal import render_terminal
+from tests.designed_study import make_designed
 from tests.judged_study import GAINS, make_judged
-from tests.report_frame import make_frame, make_plan
+from tests.report_frame import Change, make_frame, make_plan
 from tests.test_tables import build, row_of, table_named
 
 BEST, NONE = Emphasis.BEST, Emphasis.NONE
@@ -219,8 +221,8 @@ def test_a_row_that_cannot_be_compared_with_the_best_does_not_stand_beside_it() 
     best, apart = row_score([0.5, 0.51, 0.52], (0, 1, 2)), row_score([0.5, 0.51], (2, 3))
     worse = row_score([0.1, 0.111, 0.12], (0, 1, 2))
     assert standing([best, apart, worse, row_score([0.5])], higher_is_better=True).best == {0}
-    assert standing([best, apart], higher_is_better=True) == (frozenset(), False)
-    assert standing([], higher_is_better=True) == (frozenset(), False)
+    assert standing([best, apart], higher_is_better=True) == Standing(frozenset(), alike=False)
+    assert standing([], higher_is_better=True) == Standing(frozenset(), alike=False)
 
 
 def test_all_pairs_of_a_column_are_one_family() -> None:
@@ -252,6 +254,43 @@ def test_groups_of_samples_are_compared_on_their_own_samples() -> None:
     for row in found.blocks[0].rows:
         assert [row.cells[i].emphasis for i in (0, 1, 3)] == [BEST, BEST, NONE]
         assert all(c.interval is not None and c.flags == () for c in row.cells)
+
+
+def test_a_mean_over_easy_replicates_is_no_merit() -> None:
+    lacking, best = row_score([0.800, 0.802], (0, 1)), row_score([0.811, 0.8125, 0.760])
+    rest = [row_score([0.700, 0.7015, 0.650]), row_score([0.690, 0.692, 0.640])]
+    found = standing([lacking, best, *rest], higher_is_better=True)
+    assert (found.best, found.worse, found.untested) == ({1}, {0}, frozenset())
+    losses = [row_score([-v for v in s.found.values], s.replicates) for s in (lacking, best, *rest)]
+    assert standing(losses, higher_is_better=False) == found
+
+
+def test_a_better_row_that_was_not_compared_is_named() -> None:
+    values: dict[str, list[float | None]] = {"top": [None, 0.9, None], "middle": [0.80, 0.82, 0.79]}
+    values["low"] = [0.5, 0.51, 0.49]
+    scores = [row_score([0.9], (1,)), row_score([0.80, 0.82, 0.79]), row_score([0.5, 0.51, 0.49])]
+    assert standing(scores, higher_is_better=True) == ({1}, False, {0}, frozenset())
+    assert standing(scores, higher_is_better=False) == ({2}, False, frozenset(), frozenset())
+    rows: dict[str, Change] = {"top": {}, "middle": {"fusion": "sum"}, "low": {"fusion": "none"}}
+    results = make_designed(rows, lambda label, r: values[label][r])
+    compared = replace(results.plan.tables[0], kind="comparison")
+    table = build_table(results, compared)
+    note = "A better mean than the best row's, and not compared with it for lack of replicates"
+    assert f"{note}: “top” (mIoU on validation)." in [footnote.text for footnote in table.footnotes]
+    said = answer(replace(results.plan, tables=(compared,)), [table], finished=7)
+    assert "other row that was tested; “top” (90.00 %) has a better one and could not be compared" in said
+
+
+def test_rows_of_the_same_trials_are_one_row() -> None:
+    rng = np.random.default_rng(5)
+    told = []
+    for _ in range(300):
+        a, b = (replace(row_score(list(rng.normal(0, 1, 3))), trial_ids=(name,)) for name in "ab")
+        once = standing([a, b], higher_is_better=True)
+        twice = standing([a, b, a, a], higher_is_better=True)
+        assert twice.best == once.best | ({2, 3} if 0 in once.best else set())
+        told.append(bool(once.best))
+    assert 0.02 < np.mean(told) < 0.08
 
 
 def test_csv_has_interval_p_and_standing() -> None:

@@ -363,6 +363,14 @@ def test_levels_are_ordered_so_that_effects_are_those_of_switching_on() -> None:
     assert [level_text(level) for level in ("true", "false", "null", '"sum"', "[1,3]")] == [
         *("on", "off", "none", "sum", "[1, 3]")
     ]
+    plain = {"a": {}, "b": {"fusion": "sum"}, "c": {"decoder": "arc"}, "d": {"fusion": "sum", "decoder": "arc"}}
+    request = make_designed(plain, lambda _, r: 0.5 + 0.01 * r)
+    design = full_factorial(request.plan, request.plan.tables[0])
+    assert design.factors == {"fusion": ('"sum"', '"correlation"'), "decoder": ('"arc"', '"msrc"')}
+    added = {"a": {}, "b": {"width": 3}, "c": {"fusion": "sum"}, "d": {"width": 3, "fusion": "sum"}}
+    request = make_designed(added, lambda _, r: 0.5 + 0.01 * r)
+    design = full_factorial(request.plan, request.plan.tables[0])  # the reference is the plain method here
+    assert design.factors == {"width": ("null", "3"), "fusion": ('"correlation"', '"sum"')}
     elsewhere = {"a": {}, "b": {"x.lr": 1}, "c": {"y.lr": 1}, "d": {"x.lr": 1, "y.lr": 1}}
     request = make_designed(elsewhere, lambda _, r: 0.5 + 0.01 * r)
     assert list(full_factorial(request.plan, request.plan.tables[0]).factors) == ["model.x.lr", "model.y.lr"]
@@ -406,7 +414,7 @@ def test_shares_are_averages_over_all_orders_and_add_up_to_the_gain() -> None:
     fusion = ((means[1, 0] - means[0, 0]) + (means[1, 1] - means[0, 1])) / 2
     noise = ((means[0, 1] - means[0, 0]) + (means[1, 1] - means[1, 0])) / 2
     gain = means[1, 1] - means[0, 0]
-    assert drawing.data["label"].tolist() == ["fusion", "noise", "all components"]
+    assert drawing.data["label"].tolist() == ["fusion: sum → correlation", "noise", "all components"]
     assert drawing.data["value"].tolist() == pytest.approx([fusion, noise, gain])
     assert fusion + noise == pytest.approx(gain)
     cells = scores.reshape(4, 3)
@@ -417,6 +425,7 @@ def test_shares_are_averages_over_all_orders_and_add_up_to_the_gain() -> None:
     assert drawing.data["low"].tolist()[:2] == pytest.approx(
         [share - stats.t.ppf(0.975, 6) * se for share in (fusion, noise)]
     )
+    assert "off, or at the left of their arrow, to all on" in drawing.caption
     assert "from all 4 subsets, n = 3 replicates" in drawing.caption
 
 

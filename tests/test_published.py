@@ -65,6 +65,8 @@ def test_every_count_is_on_the_grid(k: int) -> None:
 
 
 def test_impossible_readings_are_off_the_grid() -> None:
+    assert on_grid(0.13, 800)  # 0.125 rounded half up ...
+    assert on_grid(0.12, 800)  # ... and half to even
     assert not any(on_grid(x, 3481) for x in (69.14, 56.70, 22.76))
 
 
