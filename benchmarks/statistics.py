@@ -13,11 +13,12 @@ import itertools
 import resource
 import time
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from reports.comparisons import judge, pool, standing
+from reports.comparisons import judge, pool, pool_of_deltas, standing
 from reports.factorial import Factorial, Setting
 from reports.intervals import (
     Interval,
@@ -35,6 +36,9 @@ from reports.significance import holm
 VARIANTS, REPLICATES, SAMPLES = 100, 5, 3481
 TARGET_S = 60.0
 STUDIES, COLUMNS, DESIGNS = 1000, 4000, 400
+NOISE = {"replicates": (1.0, 0.1), "mostly replicates": (1.0, 3.0), "both": (0.1, 1.0), "samples": (0.0, 1.0)}
+"""Standard deviations between replicates and between samples."""
+REFERENCE_SPREADS = (1.0, 2.0, 3.0, 10.0)
 
 
 def drawn_variant(rng: np.random.Generator, hard: np.ndarray, gain: float) -> np.ndarray:
@@ -58,8 +62,9 @@ def time_statistics() -> float:
         found = [RowScore(tuple(range(REPLICATES)), replicated(part, score), "all") for part in data]
         held = [interval(row.found) for row in found]
         best = standing(found, higher_is_better=True).best
-        pooled = pool(found)
-        judged = judge([(difference(row, found[0]), pooled) for row in found[1:]])
+        deltas = [difference(row, found[0]) for row in found[1:]]
+        pooled = pool_of_deltas(pool(found), deltas)
+        judged = judge([(delta, pooled) for delta in deltas])
         told += sum(j is not None and j.differs for j in judged)
         assert all(h is not None for h in held)
         assert best
@@ -103,10 +108,19 @@ def _intervals(found: Replicated, parts: np.ndarray) -> Iterator[tuple[str, Inte
     yield "BCa", bootstrap_interval(found, method="bca", influences=influences)
 
 
-def claims(spreads: Sequence[float], replicates: int, *, loss: float = 0.0) -> dict[str, tuple[float, float]]:
-    """Share of generated columns with a wrong claim, and of rows that are worse by `loss` found so, by variance used.
+class Claims(NamedTuple):
+    """What tests of generated columns say, as shares."""
 
-    Rows vary by `spreads` between replicates, all but the first are worse; nothing else varies.
+    wrong: float
+    """Columns with a wrong claim among all pairs."""
+    found: float
+    """Rows that differ from the first and are found, all pairs being the family."""
+
+
+def claims(spreads: Sequence[float], replicates: int, *, loss: float = 0.0) -> dict[str, Claims]:
+    """By the variance used: own, or the larger of own and pooled.
+
+    Rows vary by `spreads` between replicates, all but the first are worse by `loss`; nothing else varies.
     """
     rng = np.random.default_rng(0)
     rows = len(spreads)
@@ -120,9 +134,22 @@ def claims(spreads: Sequence[float], replicates: int, *, loss: float = 0.0) -> d
     for name, variance, df in (("own", own, replicates - 1), ("pooled", pooled, (rows - 1) * (replicates - 1))):
         t = np.abs(differences.mean(axis=2)) / np.sqrt(variance / replicates)
         told = np.array([holm(p) for p in 2 * stats.t.sf(t, df)]) < 0.05
-        equal = means[pairs[:, 0]] == means[pairs[:, 1]]
-        found[name] = (float(told[:, equal].any(axis=1).mean()), float(told[:, pairs[:, 0] == 0].mean()))
+        equal, of_first = means[pairs[:, 0]] == means[pairs[:, 1]], pairs[:, 0] == 0
+        found[name] = Claims(float(told[:, equal].any(axis=1).mean()), float(told[:, of_first].mean()))
     return found
+
+
+def wrong_deltas(spread: float, rows: int, replicates: int) -> float:
+    """Share of tables with a wrong claim among the differences to a reference that varies by `spread`, others by 1."""
+    rng = np.random.default_rng(0)
+    told = 0
+    for _ in range(COLUMNS // 2):
+        scores = rng.normal(size=(rows, replicates)) * np.array([spread, *[1.0] * (rows - 1)])[:, None]
+        found = [RowScore(tuple(range(replicates)), Replicated(values)) for values in scores]
+        deltas = [difference(row, found[0]) for row in found[1:]]
+        pooled = pool_of_deltas(pool(found), deltas)
+        told += any(j is not None and j.differs for j in judge([(delta, pooled) for delta in deltas]))
+    return told / (COLUMNS // 2)
 
 
 def print_claims() -> None:
@@ -130,13 +157,16 @@ def print_claims() -> None:
     print(f"wrong claims and power in {COLUMNS} generated columns, own variance and the larger of own and pooled:")
     for rows, replicates in ((3, 3), (5, 2), (5, 3), (5, 5), (10, 3), (10, 5)):
         equal, worse = claims([1.0] * rows, replicates), claims([1.0] * rows, replicates, loss=5.0)
-        wild = claims([10.0, *[1.0] * (rows - 1)], replicates)["pooled"][0]
-        half = claims([*[3.0] * (rows // 2), *[1.0] * (rows - rows // 2)], replicates)["pooled"][0]
-        said = [f"{name} {100 * equal[name][0]:.1f} %, {100 * worse[name][1]:.0f} %" for name in equal]
+        wild = claims([10.0, *[1.0] * (rows - 1)], replicates)["pooled"].wrong
+        half = claims([*[3.0] * (rows // 2), *[1.0] * (rows - rows // 2)], replicates)["pooled"].wrong
+        said = [f"{name} {100 * equal[name].wrong:.1f} %, {100 * worse[name].found:.0f} %" for name in equal]
         print(
             f"  {rows} rows, n = {replicates}: {'; '.join(said)}; wrong with one row x 10: {100 * wild:.1f} %, ", end=""
         )
         print(f"half of the rows x 3: {100 * half:.1f} %")
+        delta = [wrong_deltas(spread, rows, replicates) for spread in REFERENCE_SPREADS]
+        print(f"    wrong among differences to a reference that varies x {REFERENCE_SPREADS}: ", end="")
+        print(", ".join(f"{100 * share:.1f} %" for share in delta))
 
 
 def factorial_claims(factors: dict[str, tuple[int, ...]], *, replicates: int = 3) -> dict[str, tuple[float, float]]:
@@ -170,12 +200,7 @@ def main() -> None:
     seconds = time_statistics()
     print(f"target {'reached' if seconds < TARGET_S else 'MISSED'}")
     print(f"coverage of 95 % intervals in {STUDIES} generated studies of 100 samples:")
-    for what, between, shared in (
-        ("replicates", 1.0, 0.1),
-        ("mostly replicates", 1.0, 3.0),
-        ("both", 0.1, 1.0),
-        ("samples", 0.0, 1.0),
-    ):
+    for what, (between, shared) in NOISE.items():
         for replicates in (2, 3, 5, 10):
             found = coverage(replicates, between=between, shared=shared)
             line = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.items())

@@ -6,7 +6,8 @@ those that a table shows are one family.
 
 Two or three replicates say little of how much a difference varies, and now and then agree by chance. The variance of a
 difference is therefore the larger of its own and the one pooled over all pairs of rows, with the degrees of freedom of
-the latter, those of rows x replicates without interaction. `docs/statistics.md` has what that costs and gains.
+the latter, those of rows x replicates without interaction; for differences to one row the pool is at least their mean
+variance (`pool_of_deltas`). `docs/statistics.md` has what that costs and gains.
 """
 
 from __future__ import annotations
@@ -88,6 +89,24 @@ def pool(scores: Sequence[RowScore | None]) -> Pooled | None:
     return Pooled(variance, max(1.0, df))
 
 
+def pool_of_deltas(pooled: Pooled | None, deltas: Iterable[Replicated | None]) -> Pooled | None:
+    """The pool for differences to one row, whose own spread is in all of them.
+
+    By what they vary more than pairs of rows do on average, that row varies more than others: this part rests on its
+    few replicates alone, and the degrees of freedom are Satterthwaite's of both parts.
+    """
+    values = [d.values for d in deltas if d is not None and len(d.values) >= MIN_REPLICATES]
+    if pooled is None or not values:
+        return pooled
+    weights = [len(v) - 1 for v in values]
+    excess = float(np.average([v.var(ddof=1) for v in values], weights=weights)) - pooled.variance
+    if excess <= 0:
+        return pooled
+    variance = pooled.variance + excess
+    df = variance**2 / (pooled.variance**2 / pooled.df + excess**2 / max(weights))
+    return Pooled(variance, max(1.0, min(df, pooled.df)))
+
+
 def _pair_differences(scores: Sequence[RowScore]) -> Floats:
     """Differences of every two rows `(P, N)`, in the order of `combinations`; all hold the same replicates."""
     values = np.stack([s.found.values for s in scores])
@@ -164,10 +183,11 @@ def judge_columns(
     differences: list[tuple[Replicated | None, Pooled | None]] = []
     for split, name in columns:
         found = {row.trial_ids: scores.of(row, split=split, metric_name=name) for row in rows}
-        pooled = pool(list(found.values()))
-        for row in (row for row in table.rows if row.trial_ids != reference.trial_ids):
-            places.append(Shown(row.variant, split, name))
-            differences.append((difference(found[row.trial_ids], found[reference.trial_ids]), pooled))
+        others = [row for row in table.rows if row.trial_ids != reference.trial_ids]
+        deltas = [difference(found[row.trial_ids], found[reference.trial_ids]) for row in others]
+        pooled = pool_of_deltas(pool(list(found.values())), deltas)
+        places += [Shown(row.variant, split, name) for row in others]
+        differences += [(delta, pooled) for delta in deltas]
     return {place: judged for place, judged in zip(places, judge(differences), strict=True) if judged is not None}
 
 

@@ -13,7 +13,7 @@ from harness.confusion import class_scores
 from harness.records import Plan, Row, Table, Trial
 from reports.artifacts import Sources
 from reports.class_breakdown import build_class_breakdown
-from reports.comparisons import pool
+from reports.comparisons import pool, pool_of_deltas
 from reports.results import Results
 from reports.row_scores import RowScores, difference
 from reports.significance import compare
@@ -99,7 +99,10 @@ def test_all_differences_of_the_table_are_one_family() -> None:
         assert between is not None
         raw.append((cell, between))
     of = {n: [scores.of(r, split="test", metric_name=n) for r in table.rows] for n in {c.metric for c in cells}}
-    pools = {name: pool(found) for name, found in of.items()}
+    pools = {
+        name: pool_of_deltas(pool(found), [between for cell, between in raw if cell.metric == name])
+        for name, found in of.items()
+    }
     plain = [compare(between, pools[cell.metric]).p for cell, between in raw]
     expected = multipletests(plain, method="holm")[1]
     assert [cell.p for cell in cells] == pytest.approx(list(expected))

@@ -16,7 +16,7 @@ from harness.records import Plan, Table
 from reports.answer import answer
 from reports.artifacts import Sources
 from reports.breakdown import build_breakdown
-from reports.comparisons import Standing, judge, pool, standing
+from reports.comparisons import Standing, judge, pool, pool_of_deltas, standing
 from reports.csv_table import render_csv
 from reports.evidence import collect_evidence
 from reports.intervals import Replicated
@@ -254,6 +254,22 @@ def test_groups_of_samples_are_compared_on_their_own_samples() -> None:
     for row in found.blocks[0].rows:
         assert [row.cells[i].emphasis for i in (0, 1, 3)] == [BEST, BEST, NONE]
         assert all(c.interval is not None and c.flags == () for c in row.cells)
+
+
+def test_a_reference_that_varies_more_is_in_all_differences_to_it() -> None:
+    rng = np.random.default_rng(7)
+    wrong = {}
+    for spread in (1.0, 3.0):
+        told = {"pairs": 0, "deltas": 0}
+        for _ in range(400):
+            rows = [row_score(list(rng.normal(0, s, 3))) for s in (spread, *[1.0] * 9)]
+            deltas = [difference(row, rows[0]) for row in rows[1:]]
+            pools = {"pairs": pool(rows), "deltas": pool_of_deltas(pool(rows), deltas)}
+            for name, pooled in pools.items():
+                told[name] += any(j is not None and j.differs for j in judge([(d, pooled) for d in deltas]))
+        wrong[spread] = {name: count / 400 for name, count in told.items()}
+    assert max(wrong[1.0].values()) < 0.05
+    assert wrong[3.0]["deltas"] < 0.09 < wrong[3.0]["pairs"]
 
 
 def test_a_mean_over_easy_replicates_is_no_merit() -> None:

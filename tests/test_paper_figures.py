@@ -80,10 +80,13 @@ def test_delta_intervals_and_tests_by_hand() -> None:
     full, noise, fusion = (np.array(v) for v in SCORES.values())
     pairs = [full - noise, full - fusion, noise - fusion]
     pooled = np.mean([d.var(ddof=1) for d in pairs])
-    df = 2 * 2  # (rows - 1) x (replicates - 1)
+    excess = np.mean([d.var(ddof=1) for d in pairs[:2]]) - pooled  # of the reference, which varies more here
+    assert excess > 0
+    # (rows - 1) x (replicates - 1) of the pool, replicates - 1 of the reference
+    df = min(4, (pooled + excess) ** 2 / (pooled**2 / 4 + excess**2 / 2))
     raw = []
     for label, d in (("w/o noise", noise - full), ("w/o fusion", fusion - full)):
-        se = np.sqrt(max(d.var(ddof=1), pooled) / 3)
+        se = np.sqrt(max(d.var(ddof=1), pooled + excess) / 3)
         raw.append(2 * stats.t.sf(abs(d.mean()) / se, df))
         lines = drawing.data[drawing.data.variant == label]
         assert lines["delta"].tolist() == pytest.approx(d.tolist())
