@@ -15,19 +15,24 @@ from reports.table_model import TEST_MARKS, Cell, Flag, Footnote
 MAX_LISTED = 12
 """Differences of a split whose p a footnote lists; of more, the CSV does."""
 
+SAMPLES = "test samples"
+"""What is drawn again where no sample is known to be of the same scene as another."""
+
 
 def tested_on(cells: Collection[Cell]) -> str:
     """What intervals and tests of a table rest on: replicates, and test samples where they are at hand."""
-    return rests_on([Flag.REPLICATES_ONLY not in c.flags for c in cells if c.interval is not None])
+    known = [c for c in cells if c.interval is not None]
+    blocked = any(Flag.BLOCKED in c.flags for c in known)
+    return rests_on([Flag.REPLICATES_ONLY not in c.flags for c in known], drawn="test scenes" if blocked else SAMPLES)
 
 
-def rests_on(on_samples: Collection[bool]) -> str:
-    """The same, from whether test samples take part in each test."""
+def rests_on(on_samples: Collection[bool], *, drawn: str = SAMPLES) -> str:
+    """The same, from whether test samples take part in each test, and what is drawn where they do."""
     if not any(on_samples):
-        return f"replicates alone (no results of at least {MIN_UNITS} test samples are at hand)"
+        return f"replicates alone (no results of at least {MIN_UNITS} {drawn} are at hand)"
     if not all(on_samples):
-        return f"replicates and, where results of at least {MIN_UNITS} of them are at hand, test samples"
-    return "replicates and test samples"
+        return f"replicates and, where results of at least {MIN_UNITS} of them are at hand, {drawn}"
+    return f"replicates and {drawn}"
 
 
 def alike_notes(cells: Collection[Cell]) -> list[str]:

@@ -30,6 +30,7 @@ from reports.table_model import Cell, CellState, Emphasis, Flag, TableModel, Tab
 
 FLAG_WORDS = {
     Flag.REPLICATES_ONLY: "no test samples took part in the interval and tests, replicates alone did",
+    Flag.BLOCKED: "test samples that were cut from one scene count as one",
     Flag.ALL_ALIKE: "no row of this column can be told from its best",
     Flag.DIFFERS: "differs from the reference",
     Flag.NOT_SIGNIFICANT: "cannot be told from the reference",

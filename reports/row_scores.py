@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ class RowScore:
     found: Replicated
     sample_set: str = ""
     """Digest of the units' names; empty without per-sample results."""
+    blocked: bool = False
+    """Whether its test samples come in blocks, so that blocks are what is drawn, or are too few to be."""
 
 
 class _Resampled(NamedTuple):
@@ -39,12 +41,13 @@ class _Resampled(NamedTuple):
 
     measured: Floats
     """Sums `(N, C)`."""
-    drawn: Floats
-    """Sums `(D, N, C)`."""
+    drawn: Floats | None
+    """Sums `(D, N, C)`; None for fewer than `MIN_UNITS` units."""
     units: int
     sample_set: str
     scores: Mapping[str, Score]
     of_class: Mapping[str, tuple[Score, ...]]
+    blocked: bool
 
     def score(self, metric_name: str, values: Floats) -> Score | None:
         """The only score of that name that gives the recorded values of the replicates; None for none, or several.
@@ -94,9 +97,11 @@ class RowScores:
         places, values = tuple(recorded), np.array(list(recorded.values()))
         samples = self._samples(tuple(row.trial_ids[place] for place in places), split)
         score = samples.score(metric_name, values) if samples else None
-        if samples is None or score is None:
-            return RowScore(places, Replicated(values))
-        return RowScore(places, Replicated(values, score(samples.drawn), samples.units), samples.sample_set)
+        blocked = samples is not None and samples.blocked
+        if samples is None or score is None or samples.drawn is None:
+            return RowScore(places, Replicated(values), blocked=blocked)
+        found = Replicated(values, score(samples.drawn), samples.units)
+        return RowScore(places, found, samples.sample_set, blocked)
 
     def _samples(self, trial_ids: tuple[str, ...], split: str) -> _Resampled | None:
         if (trial_ids, split) not in self._resampled:
@@ -117,12 +122,10 @@ class RowScores:
                 return None
             parts.append(part)
         components = np.stack([part.components for part in parts])
-        if components.shape[1] < MIN_UNITS:
-            return None
-        named = hashlib.sha256("\n".join(parts[0].units).encode()).hexdigest()
-        drawn = resample(components)
-        first = parts[0]
-        return _Resampled(components.sum(axis=1), drawn, components.shape[1], named, first.scores, first.of_class)
+        first, units = parts[0], components.shape[1]
+        named = hashlib.sha256("\n".join(first.units).encode()).hexdigest()
+        drawn = resample(components) if units >= MIN_UNITS else None
+        return _Resampled(components.sum(axis=1), drawn, units, named, first.scores, first.of_class, first.blocked)
 
 
 def difference(ours: RowScore | None, theirs: RowScore | None) -> Replicated | None:
@@ -146,4 +149,4 @@ def on_replicates(score: RowScore, places: Sequence[int]) -> RowScore:
     if len(places) == len(score.replicates):
         return score
     found = score.found.take([score.replicates.index(place) for place in places])
-    return RowScore(tuple(places), found, score.sample_set)
+    return replace(score, replicates=tuple(places), found=found)
