@@ -44,6 +44,9 @@ from models.base import Inputs, ModelOutput
 CONFUSION = "confusion"
 """Column of measured rows with the tile's confusion matrix, row by row (rows are the truth)."""
 
+BLOCK = "block"
+"""Column of measured rows with what the tile was cut from: reports draw the tiles of one block together."""
+
 PREDICTIONS = "predictions"
 """Folder of the written predictions, inside a trial's folder."""
 
@@ -291,7 +294,14 @@ class TileMeasurer:
         self._joined, self._prediction = None, None
         size = {"height": tile.height, "width": tile.width}
         shown = {} if self._shown is None else {SHOWN: self._kept}
-        return {"index": number, "key": tile.key, **size, CONFUSION: self._matrix.flatten().tolist(), **shown}
+        return {
+            "index": number,
+            "key": tile.key,
+            BLOCK: tile.block,
+            **size,
+            CONFUSION: self._matrix.flatten().tolist(),
+            **shown,
+        }
 
 
 def _kept_statistics(trial: Trial, data: SemanticDataset, storage: Path) -> dict[str, BandStatistics]:

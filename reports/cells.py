@@ -121,8 +121,8 @@ def judged_cell(cell: Cell, judged: Judged | None) -> Cell:
 def _with_interval(cell: Cell, score: RowScore | None) -> Cell:
     if score is None or len(score.replicates) < MIN_REPLICATES:
         return cell
-    flags = (Flag.REPLICATES_ONLY,) if score.found.draws is None else ()
-    return replace(cell, interval=interval(score.found), flags=flags)
+    holding = {Flag.REPLICATES_ONLY: score.found.draws is None, Flag.BLOCKED: score.found.blocked}
+    return replace(cell, interval=interval(score.found), flags=tuple(flag for flag, holds in holding.items() if holds))
 
 
 def hoist_count(cells: Sequence[Cell]) -> tuple[tuple[Cell, ...], str]:

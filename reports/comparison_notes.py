@@ -9,7 +9,7 @@ from reports.captions import join_words, split_label
 from reports.cells import MINUS
 from reports.comparisons import Judged, Shown
 from reports.row_scores import MIN_UNITS
-from reports.significance import ALPHA
+from reports.significance import ALPHA, Comparison
 from reports.table_model import TEST_MARKS, Cell, Flag, Footnote, TableRow
 
 _HIGHER = {
@@ -23,16 +23,24 @@ MAX_LISTED = 12
 
 def tested_on(cells: Collection[Cell]) -> str:
     """What intervals and tests of a table rest on: replicates, and test samples where they are at hand."""
-    return rests_on([Flag.REPLICATES_ONLY not in c.flags for c in cells if c.interval is not None])
+    known = [c for c in cells if c.interval is not None]
+    return rests_on((Flag.REPLICATES_ONLY not in c.flags, Flag.BLOCKED in c.flags) for c in known)
 
 
-def rests_on(on_samples: Collection[bool]) -> str:
-    """The same, from whether test samples take part in each test."""
-    if not any(on_samples):
-        return f"replicates alone (no results of at least {MIN_UNITS} test samples are at hand)"
-    if not all(on_samples):
-        return f"replicates and, where results of at least {MIN_UNITS} of them are at hand, test samples"
-    return "replicates and test samples"
+def tests_on(comparisons: Iterable[Comparison]) -> str:
+    """The same of some comparisons."""
+    return rests_on((c.on_samples, c.blocked) for c in comparisons)
+
+
+def rests_on(tests: Iterable[tuple[bool, bool]]) -> str:
+    """The same, from whether test samples take part in each test, and whether they come in blocks."""
+    known = list(tests)
+    drawn = "test scenes" if any(blocked for _, blocked in known) else "test samples"
+    if not any(on_samples for on_samples, _ in known):
+        return f"replicates alone (no results of at least {MIN_UNITS} {drawn} are at hand)"
+    if not all(on_samples for on_samples, _ in known):
+        return f"replicates and, where results of at least {MIN_UNITS} of them are at hand, {drawn}"
+    return f"replicates and {drawn}"
 
 
 def alike_notes(cells: Collection[Cell]) -> list[str]:

@@ -13,7 +13,7 @@ from harness.records import Table
 from reports.artifacts import OtherDesign
 from reports.bars import Bar, draw_bars
 from reports.captions import replicates_words, split_label
-from reports.comparison_notes import rests_on
+from reports.comparison_notes import rests_on, tests_on
 from reports.comparisons import Judged, judge, pool
 from reports.drawing import Drawing
 from reports.factorial import Factorial
@@ -77,7 +77,7 @@ def draw_waterfall(results: Results, table: Table) -> Sequence[Drawing]:
         "replicate; hatched bars are losses. What a part adds depends on the order. The axis does not begin at 0."
     )
     if replicates > 1:
-        rest = rests_on([step.comparison.on_samples for step in found.steps])
+        rest = tests_on(step.comparison for step in found.steps)
         caption += (
             f" Whiskers are 95 % intervals of differences: Student's t over {rest}, with the spread pooled over all "
             f"pairs of rows; {MARKS_MEAN} (Holm's correction over all steps, 5 %)."
@@ -125,8 +125,9 @@ def _shapley_caption(found: Factorial, what: str, left_out: int) -> str:
     )
     if found.replicates < 2:
         return text
+    over = rests_on([(found.on_samples, found.blocked)])
     return (
-        f"{text} Whiskers are 95 % intervals over {rests_on([found.on_samples])}: least squares with a level per "
+        f"{text} Whiskers are 95 % intervals over {over}: least squares with a level per "
         f"subset and a block per replicate; {MARKS_MEAN} (Holm's correction over components, 5 %)."
     )
 

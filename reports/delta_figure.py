@@ -16,7 +16,7 @@ from harness.metrics import Metric, metric
 from harness.records import Row, Table
 from reports.artifacts import NotDrawn
 from reports.captions import counted_label, replicates_words, split_label
-from reports.comparison_notes import rests_on
+from reports.comparison_notes import tests_on
 from reports.comparisons import Judged, Shown, judge_deltas
 from reports.drawing import Drawing, new_figure, wrapped
 from reports.results import Results
@@ -137,7 +137,7 @@ def _caption(found: Sequence[Difference], shown: Metric, *, label: str, split: s
     ]
     if not tested:
         return f"{parts[0]} No row has two pairs, so there is no interval and no test."
-    over = rests_on([judged.comparison.on_samples for judged in tested])
+    over = tests_on(judged.comparison for judged in tested)
     parts.append(
         f"Bars are the 95 % intervals of the table: Student's t over {over}, with the spread pooled over rows. A "
         "filled diamond differs from the reference, an open one cannot be told from it (paired t test, Holm's "

@@ -70,6 +70,8 @@ class Factorial:
         draws = [f.draws for f in found if f.draws is not None]
         self.on_samples = len(draws) == len(found)
         """Whether test samples take part."""
+        self.blocked = any(f.blocked for f in found)
+        """Whether they come in blocks."""
         self._units = found[0].units if self.on_samples else 0
         self._shared = np.zeros((len(found), len(found)))
         if self.on_samples and self.replicates >= MIN_REPLICATES:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from harness.canonical import canonical_json
@@ -19,7 +19,7 @@ from reports.captions import join_words
 from reports.factorial import Factorial, Setting
 from reports.published import axis_value
 from reports.results import Results
-from reports.row_scores import RowScore, on_replicates
+from reports.row_scores import RowScore, on_replicates, without_samples
 
 MIN_FACTORS = 2
 
@@ -109,7 +109,7 @@ def complete(results: Results, table: Table) -> Complete:
 def factorial(design: Design, scores: Sequence[RowScore]) -> Factorial:
     """A design with the scores of its rows; test samples take part where all rows were measured on the same ones."""
     same = len({score.sample_set for score in scores}) == 1
-    found = [score.found if same else replace(score.found, draws=None, units=0) for score in scores]
+    found = [score.found if same else without_samples(score.found) for score in scores]
     return Factorial(design.factors, dict(zip(design.rows, found, strict=True)))
 
 

@@ -30,6 +30,7 @@ from reports.table_model import Cell, CellState, Emphasis, Flag, TableModel, Tab
 
 FLAG_WORDS = {
     Flag.REPLICATES_ONLY: "no test samples took part in the interval and tests, replicates alone did",
+    Flag.BLOCKED: "test samples that were cut from one scene count as one",
     Flag.ALL_ALIKE: "no row of this column can be told from its best",
     Flag.UNTESTED: "better than the best row of this column by its mean, and not compared with it",
     Flag.WORSE: "better than the best row of this column by its mean, and worse on the replicates that both have",

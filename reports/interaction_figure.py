@@ -135,8 +135,9 @@ def _caption(found: Factorial, what: str, left_out: int) -> str:
     )
     if found.replicates < 2:
         return f"{text}One replicate: no spread is known, and nothing is tested."
+    over = rests_on([(found.on_samples, found.blocked)])
     return (
-        f"{text}Bars are 95 % intervals over {rests_on([found.on_samples])} for comparing points with each other: they "
+        f"{text}Bars are 95 % intervals over {over} for comparing points with each other: they "
         "leave out what is added to all rows alike (Loftus and Masson 1994). A title has the interaction, by how much "
         "the effect of one factor is larger with the other's second level, where each has two, and p of no interaction "
         "(least squares with a level per row and a block per replicate; Holm's correction over panels)."

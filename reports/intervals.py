@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -103,6 +103,8 @@ class Replicated:
     """`(D, N)`, the same on every draw of units; None where no per-sample results are at hand."""
     units: int = 0
     """U, 0 without draws."""
+    blocked: bool = False
+    """Whether its test samples come in blocks, so that blocks are what is drawn, or are too few to be."""
 
     @property
     def mean(self) -> float:
@@ -113,12 +115,13 @@ class Replicated:
         """Difference per replicate; both sides hold the same replicates, and draws of the same units or none."""
         same = self.draws is not None and other.draws is not None and self.units == other.units
         draws = self.draws - other.draws if same and self.draws is not None and other.draws is not None else None
-        return Replicated(self.values - other.values, draws, self.units if draws is not None else 0)
+        units = 0 if draws is None else self.units
+        return Replicated(self.values - other.values, draws, units, self.blocked or other.blocked)
 
     def take(self, replicates: Sequence[int]) -> Replicated:
         """Some of the replicates, by position."""
         chosen = list(replicates)
-        return Replicated(self.values[chosen], None if self.draws is None else self.draws[:, chosen], self.units)
+        return replace(self, values=self.values[chosen], draws=None if self.draws is None else self.draws[:, chosen])
 
 
 @functools.lru_cache(maxsize=4)

@@ -41,12 +41,13 @@ class _Resampled(NamedTuple):
 
     measured: Floats
     """Sums `(N, C)`."""
-    drawn: Floats
-    """Sums `(D, N, C)`."""
+    drawn: Floats | None
+    """Sums `(D, N, C)`; None for fewer than `MIN_UNITS` units."""
     units: int
     sample_set: str
     scores: Mapping[str, Score]
     of_class: Mapping[str, tuple[Score, ...]]
+    blocked: bool
 
     def score(self, metric_name: str, values: Floats) -> Score | None:
         """The only score of that name that gives the recorded values of the replicates; None for none, or several.
@@ -96,9 +97,10 @@ class RowScores:
         places, values = tuple(recorded), np.array(list(recorded.values()))
         samples = self._samples(tuple(row.trial_ids[place] for place in places), split)
         score = samples.score(metric_name, values) if samples else None
-        if samples is None or score is None:
-            return RowScore(places, Replicated(values), trial_ids=row.trial_ids)
-        found = Replicated(values, score(samples.drawn), samples.units)
+        blocked = samples is not None and samples.blocked
+        if samples is None or score is None or samples.drawn is None:
+            return RowScore(places, Replicated(values, blocked=blocked), trial_ids=row.trial_ids)
+        found = Replicated(values, score(samples.drawn), samples.units, blocked)
         return RowScore(places, found, samples.sample_set, row.trial_ids)
 
     def _samples(self, trial_ids: tuple[str, ...], split: str) -> _Resampled | None:
@@ -120,12 +122,10 @@ class RowScores:
                 return None
             parts.append(part)
         components = np.stack([part.components for part in parts])
-        if components.shape[1] < MIN_UNITS:
-            return None
-        named = hashlib.sha256("\n".join(parts[0].units).encode()).hexdigest()
-        drawn = resample(components)
-        first = parts[0]
-        return _Resampled(components.sum(axis=1), drawn, components.shape[1], named, first.scores, first.of_class)
+        first, units = parts[0], components.shape[1]
+        named = hashlib.sha256("\n".join(first.units).encode()).hexdigest()
+        drawn = resample(components) if units >= MIN_UNITS else None
+        return _Resampled(components.sum(axis=1), drawn, units, named, first.scores, first.of_class, first.blocked)
 
 
 def difference(ours: RowScore | None, theirs: RowScore | None) -> Replicated | None:
@@ -141,7 +141,12 @@ def difference(ours: RowScore | None, theirs: RowScore | None) -> Replicated | N
     a, b = (on_replicates(side, shared).found for side in (ours, theirs))
     if ours.sample_set == theirs.sample_set:
         return a.minus(b)
-    return Replicated(a.values - b.values)
+    return without_samples(a).minus(b)
+
+
+def without_samples(found: Replicated) -> Replicated:
+    """A score by its replicates alone."""
+    return replace(found, draws=None, units=0)
 
 
 def on_replicates(score: RowScore, places: Sequence[int]) -> RowScore:

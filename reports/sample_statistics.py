@@ -21,7 +21,8 @@ from harness.metrics import METRICS, sample_iou
 from reports.intervals import Floats, Score
 
 BLOCK = "block"
-"""Column that says which samples belong together; without it, sentences of one image do, and each tile stands alone."""
+"""Column that says which samples belong together; without it, as in older runs, sentences of one image do, and each
+tile stands alone."""
 CONFUSION = "confusion"
 """Column with a tile's matrix of pixel counts, row by row, rows being the truth."""
 
@@ -40,6 +41,8 @@ class Additive(NamedTuple):
     """Metric -> its value as a function of sums `(..., C)`."""
     of_class: Mapping[str, tuple[Score, ...]]
     """Measure of one class, such as `iou` -> its value per class, in the order of the matrices."""
+    blocked: bool = False
+    """Whether a unit is a recorded block of several samples, for example the tiles of a scene."""
 
 
 def additive(samples: pd.DataFrame, *, protocol: Mapping[str, Any]) -> Additive | None:
@@ -60,7 +63,8 @@ def additive(samples: pd.DataFrame, *, protocol: Mapping[str, Any]) -> Additive 
     names, place = np.unique(unit_names(samples).to_numpy(str), return_inverse=True)
     summed = np.zeros((len(names), components.shape[1]))
     np.add.at(summed, place, components)
-    return Additive(summed, tuple(names.tolist()), scores, of_class)
+    blocked = BLOCK in samples and len(names) < len(samples)
+    return Additive(summed, tuple(names.tolist()), scores, of_class, blocked)
 
 
 def unit_names(samples: pd.DataFrame) -> pd.Series[str]:

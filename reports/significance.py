@@ -66,6 +66,8 @@ class Comparison:
     """d_z with Hedges' correction; None where differences do not vary."""
     on_samples: bool
     """Whether the test samples take part; else only the spread between replicates decides."""
+    blocked: bool
+    """Whether they come in blocks."""
 
 
 def sign_flip_test(differences: Sequence[float] | NDArray[np.float64], *, seed: int = SEED) -> SignFlip:
@@ -144,7 +146,7 @@ def compare(difference: Replicated, pooled: Pooled | None = None) -> Comparison:
     n = len(difference.values)
     mean, on_samples = difference.mean, difference.draws is not None
     if n < MIN_REPLICATES:
-        return Comparison(mean, n, None, None, None, None, None, on_samples)
+        return Comparison(mean, n, None, None, None, None, None, on_samples, difference.blocked)
     return Comparison(
         difference=mean,
         replicates=n,
@@ -154,4 +156,5 @@ def compare(difference: Replicated, pooled: Pooled | None = None) -> Comparison:
         sign_flip=sign_flip_test(difference.values),
         effect=hedges_dz(difference.values),
         on_samples=on_samples,
+        blocked=difference.blocked,
     )

@@ -41,6 +41,8 @@ class Flag(StrEnum):
 
     REPLICATES_ONLY = "replicates only"
     """No per-sample results took part in its interval and tests."""
+    BLOCKED = "blocked"
+    """Its test samples come in blocks, of which each counts once: tiles of one scene, say."""
     ALL_ALIKE = "all alike"
     """No row of its column can be told from the best."""
     UNTESTED = "better, untested"

@@ -228,7 +228,8 @@ def test_a_trial_leaves_scores_of_every_split_and_what_it_saw(tmp_path: Path) ->
     splits = {score.split for score in result.scores}
     assert splits == {"val", "test", "test-shift-sar-4", "test-drop-sar"}
     table = pd.read_parquet(context.folder / "samples_test-drop-sar.parquet")
-    assert list(table.columns) == ["index", "key", "height", "width", "confusion"]
+    assert list(table.columns) == ["index", "key", "block", "height", "width", "confusion"]
+    assert table["block"].tolist() == table["key"].tolist(), "generated chips are drawn independently of each other"
     kept = json.loads((context.folder / "data.json").read_text())
     assert [c["name"] for c in kept["classes"]] == ["not water", "water"]
     assert (kept["split"], kept["leaky"]) == ("published lists", False)

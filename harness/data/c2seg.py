@@ -114,8 +114,8 @@ class C2Seg(RasterDataset):
         return Layout(scenes, sources, CLASSES, coding)
 
     def _divide(self, tiles: Sequence[SemanticTile]) -> Sequence[SemanticTile]:
-        if self._is_published_bw:
-            tiles = [replace(tile, by_columns=True) for tile in tiles]
+        # A city is one scene, as patches and as a whole.
+        tiles = [replace(t, scene=t.key.partition("_")[0], by_columns=self._is_published_bw) for t in tiles]
         if self.uniform or self.options.validation == "none":
             return tiles
         train, test = tiles

@@ -90,6 +90,13 @@ class SemanticTile:
     """Extent in that system."""
     by_columns: bool = False
     """Whether its files store whole columns, so that reading those is cheaper than reading whole rows."""
+    scene: str = ""
+    """What it was cut from, or belongs to, together with other tiles; empty for a tile that stands alone."""
+
+    @property
+    def block(self) -> str:
+        """Which tiles say less than as many independent ones would: those of one block are drawn together."""
+        return self.scene or self.key
 
     @property
     def whole(self) -> Window:

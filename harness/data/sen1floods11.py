@@ -36,6 +36,8 @@ DB_RANGE = (-35.0, 5.0)
 _FOLDERS = {"sar": "S1Hand", "optical": "S2Hand"}
 _LABELS = "LabelHand"
 _LISTS = {"train": "train", "val": "valid", "test": "test"}
+_GENERATED = "Synthetic"
+"""What stands for the event in the names of generated chips, which are drawn independently of each other."""
 _CLASSES = (ClassInfo(0, "not water", (210, 180, 140)), ClassInfo(1, "water", (0, 0, 255)))
 
 
@@ -114,6 +116,7 @@ class Sen1Floods11(RasterDataset):
 
     def _divide(self, tiles: Sequence[SemanticTile]) -> Sequence[SemanticTile]:
         options: Sen1Floods11Options = self.options
+        tiles = [replace(tile, scene=_event(tile.key)) for tile in tiles]
         if options.split == "official":
             return tiles
         found = []
@@ -141,7 +144,7 @@ class Sen1Floods11(RasterDataset):
         """Write a miniature: water is what is dark to both sensors; shadow and smooth ground are dark to one."""
         lists: dict[str, list[str]] = {split: [] for split in _LISTS}
         for number, job in enumerate(scene_jobs(config)):
-            chip = f"Synthetic_{number:06d}"
+            chip = f"{_GENERATED}_{number:06d}"
             lists[job.split].append(chip)
             surfaces = draw_classes(4, config.size, config.size, job.rng)
             label = np.where(surfaces == IGNORED, -1, surfaces == 3).astype(np.int16)
@@ -162,6 +165,12 @@ class Sen1Floods11(RasterDataset):
         for split, chips in lists.items():
             lines = "".join(f"{chip}_S1Hand.tif,{chip}_LabelHand.tif\n" for chip in chips)
             _list_of(root, split).write_text(lines, encoding="utf-8")
+
+
+def _event(chip: str) -> str:
+    """The flood that `<event>_<number>` belongs to; empty for a generated chip and for any other name."""
+    event, _, number = chip.rpartition("_")
+    return event if number.isdigit() and event != _GENERATED else ""
 
 
 def _list_of(root: Path, split: str) -> Path:

@@ -144,7 +144,7 @@ class WhuOptSar(RasterDataset):
             return tiles
         side = self.options.patch
         patches = [
-            replace(t, key=f"{t.key}/{row}_{column}", row=row, column=column, height=side, width=side)
+            replace(t, key=f"{t.key}/{row}_{column}", scene=t.key, row=row, column=column, height=side, width=side)
             for t in tiles
             for row in range(0, t.height - side + 1, side)
             for column in range(0, t.width - side + 1, side)
