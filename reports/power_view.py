@@ -1,26 +1,27 @@
 """What a study's replicates can resolve: per row the difference seen, the least that would be found, replicates needed.
 
-Differences are taken to the reference; in a table of a study without one, to the row with the best score. The level is
-5 % over the number of differences of the table, which is what Holm's correction asks of the first of them.
+The level is 5 % over the number of comparisons that the table tests as one family, which is what Holm's correction asks
+of the first of them: differences to the reference on all splits where it shows them, else all pairs of rows of the
+column.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from rich import box
 from rich.table import Table as Grid
 
 from harness.metrics import Metric, metric
-from harness.records import Row, Table
+from harness.records import Plan, Row, Table
 from reports.captions import split_label
 from reports.cells import show_value
-from reports.comparisons import pool
+from reports.comparisons import judge_deltas, pool
 from reports.intervals import MIN_REPLICATES, RESOLUTION, Pooled, Replicated, precision
-from reports.power import MAX_REPLICATES, POWER, replicates_needed, smallest_resolvable
+from reports.power import MAX_REPLICATES, POWER, Conditions, replicates_needed, smallest_resolvable
 from reports.results import Results, distinct_tables
-from reports.row_scores import RowScores, difference
+from reports.row_scores import RowScore, RowScores, difference
 from reports.significance import ALPHA
 
 
@@ -49,6 +50,10 @@ class TableResolution:
     split: str
     to: str
     """Label of the row that differences are taken to."""
+    family: int
+    """Comparisons that the table tests together; 0 where nothing has two replicates."""
+    pairs: bool
+    """Whether these are all pairs of rows of the column; else differences to the reference on all splits."""
     alpha: float
     """Level of each comparison."""
     rows: tuple[Resolution, ...]
@@ -65,20 +70,34 @@ def resolutions(results: Results) -> list[TableResolution]:
 
 
 def _resolution(results: Results, table: Table) -> TableResolution | None:
-    plan, split = results.plan, results.plan.deciding_split(table)
-    name, reference = plan.deciding_metric(table), plan.reference()
-    scores = results.scores
-    to = reference or _best(table, scores, split=split, metric_name=name)
+    plan, split, name = results.plan, results.plan.deciding_split(table), results.plan.deciding_metric(table)
+    reference = _reference(plan, table)
+    to = reference or _best(table, results.scores, split=split, metric_name=name)
     if to is None:
         return None
-    others = [row for row in table.rows if row.trial_ids != to.trial_ids]
-    alpha = ALPHA / max(1, len(others))
-    theirs = scores.of(to, split=split, metric_name=name)
-    ours = [scores.of(row, split=split, metric_name=name) for row in others]
-    pooled = pool([*ours, theirs])
-    spread = _Spread(pooled, len(others) + 1, alpha)
-    rows = [_of_row(row, difference(score, theirs), spread) for row, score in zip(others, ours, strict=True)]
-    return TableResolution(table.name, metric(name), split, to.label, alpha, tuple(rows))
+    rows = {row.trial_ids: row for row in (*table.rows, to)}
+    scores = {key: results.scores.of(row, split=split, metric_name=name) for key, row in rows.items()}
+    pooled = pool(list(scores.values()))
+    if table.kind == "ablation" and reference:
+        # How many replicates rows share needs no per-sample results, which are slow to resample on every split.
+        judged = judge_deltas(table, reference, RowScores(results.known), metric_name=name)
+        pairs, family = False, sum(found.p is not None for found in judged.values())
+    else:
+        pairs, family = True, _tested_pairs(list(scores.values()))
+    alpha = ALPHA / max(1, family)
+    found = tuple(
+        _of_row(row, difference(scores[key], scores[to.trial_ids]), pooled, alpha)
+        for key, row in rows.items()
+        if key != to.trial_ids
+    )
+    return TableResolution(table.name, metric(name), split, to.label, family, pairs, alpha, found)
+
+
+def _reference(plan: Plan, table: Table) -> Row | None:
+    """What a table's differences are taken to, beforehand: in a comparison only one of its own rows."""
+    if table.kind == "ablation":
+        return plan.reference(table)
+    return next((row for row in table.rows if row.is_reference), None)
 
 
 def _best(table: Table, scores: RowScores, *, split: str, metric_name: str) -> Row | None:
@@ -88,26 +107,29 @@ def _best(table: Table, scores: RowScores, *, split: str, metric_name: str) -> R
     return max(known, key=lambda pair: pair[1])[0] if known else None
 
 
-class _Spread(NamedTuple):
-    """What a table's rows have in common."""
-
-    pooled: Pooled | None
-    rows: int
-    alpha: float
+def _tested_pairs(scores: list[RowScore | None]) -> int:
+    """Pairs of rows that share the replicates which a test needs."""
+    known = [set(score.replicates) for score in scores if score is not None]
+    return sum(len(a & b) >= MIN_REPLICATES for a, b in itertools.combinations(known, 2))
 
 
-def _of_row(row: Row, between: Replicated | None, spread: _Spread) -> Resolution:
+def _of_row(row: Row, between: Replicated | None, pooled: Pooled | None, alpha: float) -> Resolution:
     if between is None:
         return Resolution(row.label, 0, None, None, None, on_samples=False)
     n, on_samples = len(between.values), between.draws is not None
     if n < MIN_REPLICATES:
         return Resolution(row.label, n, between.mean, None, None, on_samples)
-    known = precision(between, spread.pooled)
+    known = precision(between, pooled)
     found = (n * known.replicate_variance) ** 0.5
-    std, sample_se = found if found > RESOLUTION else 0.0, known.sample_variance**0.5
-    smallest = smallest_resolvable(std=std, replicates=n, sample_se=sample_se, alpha=spread.alpha, rows=spread.rows)
-    needed = replicates_needed(between.mean, std=std, sample_se=sample_se, alpha=spread.alpha, rows=spread.rows)
-    return Resolution(row.label, n, between.mean, smallest, needed, on_samples)
+    conditions: Conditions = {
+        "std": found if found > RESOLUTION else 0.0,
+        "sample_se": known.sample_variance**0.5,
+        "units": between.units,
+        "contrasts": known.replicate_df / (n - 1),
+        "alpha": alpha,
+    }
+    smallest = smallest_resolvable(replicates=n, **conditions)
+    return Resolution(row.label, n, between.mean, smallest, replicates_needed(between.mean, **conditions), on_samples)
 
 
 def render_resolution(found: TableResolution) -> Grid:
@@ -126,12 +148,28 @@ def render_resolution(found: TableResolution) -> Grid:
 
 def explain_resolution(found: TableResolution) -> str:
     """How to read the table, on one line."""
-    tested = "replicates and test samples" if all(row.on_samples for row in found.rows) else "replicates"
+    if not found.family:
+        return "nothing is tested: that needs two rows with two common replicates"
     return (
         f"chance to find a difference {100 * POWER:.0f} %, level {100 * found.alpha:.2g} % each "
-        f"({100 * ALPHA:.0f} % over {len(found.rows)} differences), t test over {tested}; the spread, pooled over "
-        "rows, is estimated from these replicates, few of which estimate it badly"
+        f"({100 * ALPHA:.0f} % over {_family(found)}), t test over {_tested_over(found)}; the spread, the larger of a "
+        "difference's own and that pooled over rows, is estimated from these replicates, few of which estimate it badly"
     )
+
+
+def _family(found: TableResolution) -> str:
+    """What the table tests together, in words."""
+    one = found.family == 1
+    if found.pairs:
+        return f"{found.family} {'pair' if one else 'pairs'} of rows of this column"
+    return f"{found.family} {'difference' if one else 'differences'} to the reference, on all splits of the table"
+
+
+def _tested_over(found: TableResolution) -> str:
+    on = [row.on_samples for row in found.rows if row.replicates >= MIN_REPLICATES]
+    if any(on) and not all(on):
+        return "replicates and, where both rows left the same ones, test samples"
+    return "replicates and test samples" if any(on) else "replicates"
 
 
 def _needed(row: Resolution) -> str:
