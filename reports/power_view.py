@@ -17,7 +17,7 @@ from harness.metrics import Metric, metric
 from harness.records import Plan, Row, Table
 from reports.captions import split_label
 from reports.cells import show_value
-from reports.comparisons import judge_deltas, pool
+from reports.comparisons import judge_deltas, pool, pool_of_deltas
 from reports.intervals import MIN_REPLICATES, RESOLUTION, Pooled, Replicated, precision
 from reports.power import MAX_REPLICATES, POWER, Conditions, replicates_needed, smallest_resolvable
 from reports.results import Results, distinct_tables
@@ -77,19 +77,17 @@ def _resolution(results: Results, table: Table) -> TableResolution | None:
         return None
     rows = {row.trial_ids: row for row in (*table.rows, to)}
     scores = {key: results.scores.of(row, split=split, metric_name=name) for key, row in rows.items()}
+    deltas = {key: difference(score, scores[to.trial_ids]) for key, score in scores.items() if key != to.trial_ids}
     pooled = pool(list(scores.values()))
     if table.kind == "ablation" and reference:
         # How many replicates rows share needs no per-sample results, which are slow to resample on every split.
         judged = judge_deltas(table, reference, RowScores(results.known), metric_name=name)
+        pooled = pool_of_deltas(pooled, deltas.values())
         pairs, family = False, sum(found.p is not None for found in judged.values())
     else:
         pairs, family = True, _tested_pairs(list(scores.values()))
     alpha = ALPHA / max(1, family)
-    found = tuple(
-        _of_row(row, difference(scores[key], scores[to.trial_ids]), pooled, alpha)
-        for key, row in rows.items()
-        if key != to.trial_ids
-    )
+    found = tuple(_of_row(rows[key], delta, pooled, alpha) for key, delta in deltas.items())
     return TableResolution(table.name, metric(name), split, to.label, family, pairs, alpha, found)
 
 
