@@ -162,7 +162,7 @@ def find_cell(request: Request, address: str, *, split: str | None = None) -> tu
         )
     label = _find_row(wanted_row, list(dict.fromkeys(label for label, _, _ in _cells(table))))
     cells = [(head, cell) for row, head, cell in _cells(table) if row == label]
-    named = [cell for head, cell in cells if wanted_metric.strip().casefold() in _aliases(head, cell)]
+    named = [cell for head, cell in cells if wanted_metric.strip(ARROWS).casefold() in _aliases(head, cell)]
     if not named:
         hint = nearest(wanted_metric.casefold(), (_name(cell) for _, cell in cells))
         raise HarnessError(f"METRIC must be one of table {name!r}, got {wanted_metric!r}; {hint}")

@@ -20,6 +20,12 @@ IDENTITY_VERSION = 1
 CONTROL_SUFFIX = "_shuffled"
 """`val_shuffled` is the split `val` in which every sample has the sentence of another one."""
 
+RESERVED = ("tables", "numbers")
+"""Files of a report, and so no names of tables."""
+
+BREAKDOWN = "breakdown"
+"""What the names of break-downs begin with."""
+
 
 class TrialState(StrEnum):
     """Where a trial stands; MLflow calls COMPLETE FINISHED and PRUNED KILLED."""

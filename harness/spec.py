@@ -18,7 +18,7 @@ from harness.data.base import DATASETS, SyntheticConfig, options_schema, read_op
 from harness.errors import SpecError, nearest
 from harness.metrics import task_metrics
 from harness.overrides import apply_override
-from harness.records import Checkpointing, Limits, Resources
+from harness.records import BREAKDOWN, RESERVED, Checkpointing, Limits, Resources
 from harness.spec_errors import problems, refuse
 from harness.spec_part import Count, Json, Part, Slug, Text
 from harness.spec_protocol import EvaluateConfig, ReferringEvaluateConfig, SemanticEvaluateConfig
@@ -225,10 +225,17 @@ class StudySpec(Part):
         for path, kind, name, known in self._names():
             if name not in known:
                 raise refuse(path, f"unknown {kind} {name!r}; {nearest(name, known)}")
-        names = [table.name for table in self.report.tables]
+        for path, names in self._lists():
+            for i, name in enumerate(names):
+                if name in names[:i]:
+                    raise refuse((*path, i), f"must be given once, {name!r} is given twice")
+        names = tuple(table.name for table in self.report.tables)
         for i, name in enumerate(names):
+            place = ("report", "tables", i, "name")
             if name in names[:i]:
-                raise refuse(("report", "tables", i, "name"), f"table names must differ, {name!r} is given twice")
+                raise refuse(place, f"table names must differ, {name!r} is given twice")
+            if name in RESERVED or name.startswith(f"{BREAKDOWN}_"):
+                raise refuse(place, f"must be no name of the report's own files, received {name!r}; rename the table")
         if DATASETS.get(self.data.name).info.task != self.task:
             found = DATASETS.get(self.data.name).info.task
             raise refuse(
@@ -246,6 +253,14 @@ class StudySpec(Part):
             for i, level in enumerate(design.levels if isinstance(design, ExplicitDesign) else ()):
                 found["variants", name, "levels", i, "search"] = level.search
         return found
+
+    def _lists(self) -> Iterator[tuple[DocPath, tuple[str, ...]]]:
+        """Path and names of every list of the report that names nothing twice."""
+        yield ("report", "figures"), self.report.figures
+        yield ("report", "breakdowns"), self.report.breakdowns
+        for i, table in enumerate(self.report.tables):
+            yield ("report", "tables", i, "metrics"), table.metrics
+            yield ("report", "tables", i, "splits"), table.splits
 
     def _names(self) -> Iterator[tuple[DocPath, str, str, tuple[str, ...]]]:
         """Path, kind, name used and valid names, for every name that must exist elsewhere."""

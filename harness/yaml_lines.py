@@ -102,8 +102,8 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def read_document(path: Path, environ: Mapping[str, str]) -> Document:
-    """Read a YAML file.
+def read_document(path: Path, environ: Mapping[str, str], *, what: str = "a study") -> Document:
+    """Read a YAML file that is `what`.
 
     Raises:
         SpecError: No such file, no valid YAML, a key given twice, an unset variable, a number that is not finite.
@@ -111,14 +111,14 @@ def read_document(path: Path, environ: Mapping[str, str]) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: a study must be UTF-8 text, received byte {error.start} that is not") from None
+        raise SpecError(f"{path}: {what} must be UTF-8 text, received byte {error.start} that is not") from None
     except OSError as error:
         raise SpecError(
-            f"{path}: the study file must be readable, received: {error.strerror}{_siblings(path)}"
+            f"{path}: the file of {what} must be readable, received: {error.strerror}{_siblings(path)}"
         ) from None
     document = parse_document(text, str(path), environ)
     if not isinstance(document.value, dict):
-        raise SpecError(f"{path}:1: a study must be a mapping of keys to values, received {shown(document.value)}")
+        raise SpecError(f"{path}:1: {what} must be a mapping of keys to values, received {shown(document.value)}")
     return document
 
 

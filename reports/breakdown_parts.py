@@ -7,14 +7,11 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.records import Table
+from harness.records import BREAKDOWN, Table
 from reports.captions import aggregation
 from reports.results import Results
 from reports.stale import stale_text
 from reports.table_model import Cell, TableModel
-
-PREFIX = "breakdown"
-"""How the names of the files begin."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Breakdown:
 
 def breakdown_name(by: str, table: Table, split: str) -> str:
     """Stem of its files; a level such as the 0.5 of a stress split has no dot in it."""
-    return f"{PREFIX}_{by}_{table.name}_{split.replace('.', '_')}"
+    return f"{BREAKDOWN}_{by}_{table.name}_{split.replace('.', '_')}"
 
 
 def counted_cells(cells: Sequence[Cell]) -> tuple[Cell, ...]:

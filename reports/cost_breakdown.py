@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.records import Table
+from harness.records import BREAKDOWN, Table
 from reports.artifacts import NotDrawn
-from reports.breakdown_parts import PREFIX, Breakdown, breakdown_csv, counted_cells
+from reports.breakdown_parts import Breakdown, breakdown_csv, counted_cells
 from reports.captions import join_words
 from reports.costs import MEANING, RECORDED, Cost, cost_cell
 from reports.results import Results
@@ -32,7 +32,7 @@ def build_cost_breakdown(results: Results, table: Table) -> Breakdown:
         for row, of_row in zip(table.rows, zip(*shown.values(), strict=True), strict=True)
     ]
     model = TableModel(
-        name=f"{PREFIX}_{COST}_{table.name}",
+        name=f"{BREAKDOWN}_{COST}_{table.name}",
         caption=_caption(results, table, shown),
         stub="Variant",
         switch_heads=(),

@@ -7,17 +7,19 @@ keep them apart, each under a heading that says how they were obtained.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import HarnessError, UnknownNameError, nearest
 from harness.metrics import metric
 from harness.records import Trial
+from harness.spec_errors import problems
+from harness.yaml_lines import read_document
 
 WHOLE_ROW = "row"
 """Key of `doubts` for a doubt about every figure of a row."""
@@ -166,35 +168,21 @@ def _check_metric(name: str, where: str, task: str) -> None:
         raise ValueError(f"{where}: metric {name!r} must belong to the task {task!r}, it is for {' and '.join(tasks)}")
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, except that a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def load_published(name: str, *, folder: Path) -> Published:
     """Read `folder/name.yaml`.
 
     Raises:
-        HarnessError: No such file, not YAML, or not what this module describes.
+        HarnessError: No such file, not YAML, or not what this module describes; with the line.
     """
     path = folder / f"{name}.yaml"
-    if not path.is_file():
+    if not os.path.lexists(path):
         known = [p.stem for p in folder.glob("*.yaml")]
         raise HarnessError(f"{folder}: no published numbers named {name!r}; {nearest(name, known)}")
+    document = read_document(path, {}, what="a file of published numbers")
     try:
-        return Published.model_validate(yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader))
-    except yaml.YAMLError as error:
-        raise HarnessError(f"{path}: must be YAML: {' '.join(str(error).split())}") from error
+        return Published.model_validate(document.value)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise HarnessError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from error
+        raise document.first_error(problems(error, Published)) from None
 
 
 def axis_value(trial: Trial, path: str) -> Any:

@@ -16,6 +16,7 @@ from harness.records import Trial, TrialResult
 from harness.train import TrialContext
 from harness.verbs.options import default_storage
 from tests.command import Command, assert_refused
+from tests.conftest import ROOT
 from tests.tiny import write_study
 
 Change = tuple[str, str]
@@ -113,6 +114,21 @@ def test_variants_are_tuned_before_they_are_compared(harness: Command, tmp_path:
     again = harness("run", study, "--executor", "local", "--storage", storage)
     assert again.code == 0
     assert "started" not in again.out
+
+
+@pytest.mark.parametrize(
+    ("verb", "value", "message"),
+    [
+        ("plan", "rrsisd", "no published numbers named 'rrsisd'; did you mean 'rrsis_d'?"),
+        ("run", "rrsisd", "no published numbers named 'rrsisd'; did you mean 'rrsis_d'?"),
+        ("plan", "whu_opt_sar", "published numbers of WHU-OPT-SAR have no table 'components'"),
+    ],
+)
+def test_numbers_that_a_table_quotes_must_be_there_before_anything_runs(
+    harness: Command, verb: str, value: str, message: str
+) -> None:
+    done = harness(verb, ROOT / "experiments" / "demo.yaml", "--set", f"report.tables.0.published={value}")
+    assert_refused(done, "report.tables.0.published: ", message)
 
 
 def test_plan_without_the_data_says_so(harness: Command, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_a_cell_says_where_it_comes_from(harness: Command, ran_tiny: Path) -> No
     words = ["explain", ran_tiny / "tiny.yaml", "decoder:MSRC:mIoU", "--storage", ran_tiny]
     done = harness(*words, "--json")
     assert done.code == 0
+    assert harness(*words[:2], "decoder:MSRC:mIoU ↑", *words[3:], "--json").out == done.out  # the head as it is printed
     found: dict[str, Any] = json.loads(done.out)
     assert (found["row"], found["split"], found["metric"], found["n"]) == ("decoder = msrc", "val", "miou", 1)
     (one,) = found["replicates"]

@@ -87,6 +87,8 @@ REPORTS_SEE = (
     "harness.metrics",
     "harness.error_picture",
     "harness.results",
+    "harness.yaml_lines",
+    "harness.spec_errors",
 )
 
 # The only files under `CODE` that import a heavy package, at module level or inside a function.

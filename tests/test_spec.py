@@ -180,6 +180,26 @@ def test_table_names_must_differ(tmp_path: Path) -> None:
     fails(path, "FILE:21: report.tables.1.name: table names must differ, 'kernels' is given twice")
 
 
+@pytest.mark.parametrize("name", ["tables", "numbers", "breakdown_size"])
+def test_tables_are_not_named_like_other_files_of_the_report(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SpecError, match=r"tables\.0\.name: must be no name of the report's own files, received '"):
+        load_study(write_study(tmp_path, ("- name: kernels", f"- name: {name}")), environ={})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("metrics: [", "metrics: [miou, ", "report.tables.0.metrics.2: must be given once, 'miou' is given twice"),
+        ("test_shuffled", "val", "report.tables.0.splits.1: must be given once, 'val' is given twice"),
+        ("  tables:", "  figures: [cost, delta, cost]\n  tables:", "report.figures.2: must be given once, 'cost' is"),
+        ("  tables:", "  breakdowns: [size, size]\n  tables:", "report.breakdowns.1: must be given once, 'size' is"),
+    ],
+)
+def test_the_report_names_nothing_twice(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(message)):
+        load_study(write_study(tmp_path, (old, new)), environ={})
+
+
 def test_components_must_be_names_or_a_mapping(tmp_path: Path) -> None:
     text = "  parts: {design: leave_one_out, components: [1]}\n"
     path = write_study(tmp_path, *with_variants(text, "parts"))
@@ -224,7 +244,7 @@ def test_yaml_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> No
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"nowhere.x\.yaml: the study file must be readable.*; check the path$"):
+    with pytest.raises(SpecError, match=r"nowhere.x\.yaml: the file of a study must be readable.*; check the path$"):
         load_study(tmp_path / "nowhere" / "x.yaml")
     write_study(tmp_path)
     with pytest.raises(SpecError, match=r"No such file or directory; did you mean 'study\.yaml'\?$"):

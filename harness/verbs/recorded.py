@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from harness.records import Plan
     from reports.results import Results
 
+PUBLISHED = "published"
+"""Folder beside a study with the published numbers that its tables may quote."""
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -33,7 +36,7 @@ class Recorded:
     @property
     def published(self) -> Path:
         """Folder of the published numbers that its tables may quote."""
-        return self.spec.parent / "published"
+        return self.spec.parent / PUBLISHED
 
     @cached_property
     def frame(self) -> DataFrame:

@@ -32,12 +32,13 @@ from harness.verbs.options import (
     warn,
 )
 from harness.verbs.paper import make_report
-from harness.verbs.recorded import Recorded
+from harness.verbs.recorded import PUBLISHED, Recorded
 
 if TYPE_CHECKING:
     from harness.executor import Executor, Session
     from harness.frozen_code import FrozenCode
     from harness.records import Plan
+    from harness.spec import StudySpec
     from harness.study import Outcome
     from harness.tracking import MlflowTracker
 
@@ -84,6 +85,7 @@ def plan(
     from harness.spec import load_study
 
     study = load_study(spec, overrides or ())
+    _require_published(study, spec)
     found, warning = planned(study, provisional=True, storage=storage_path(storage), optuna=optuna_storage)
     done = complete_ids(found, tracking_uri, storage)
     if as_json:
@@ -92,6 +94,23 @@ def plan(
         out.print(render_plan(found, done))
     if warning:
         warn(f"note: {warning}")
+
+
+def _require_published(study: StudySpec, spec: Path) -> None:
+    """Before anything is trained: what the tables quote must be there."""
+    from reports.published import load_published
+
+    for i, table in enumerate(study.report.tables):
+        if table.published is None:
+            continue
+        place = ("report", "tables", i, "published")
+        try:
+            published = load_published(table.published, folder=spec.parent / PUBLISHED)
+            published.table(table.name, table.of)
+        except HarnessError as error:
+            raise study.error(place, str(error)) from None
+        if published.task != study.task:
+            raise study.error(place, f"must be numbers of the task {study.task!r}, these are of {published.task!r}")
 
 
 def complete_ids(found: Plan, tracking_uri: str | None, storage: Path | None) -> frozenset[str]:
@@ -125,6 +144,7 @@ def run(
     from harness.spec import load_study
 
     study = load_study(spec, overrides or ())
+    _require_published(study, spec)
     optuna = optuna_url(optuna_storage, storage_path(storage))
     found, _ = planned(study, provisional=False, storage=storage_path(storage), optuna=optuna)
     if not found.trials and not found.searches:
