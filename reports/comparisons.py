@@ -18,11 +18,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.records import Row, Table
 from reports.intervals import MIN_REPLICATES, Floats, Pooled, Replicated
 from reports.row_scores import RowScore, RowScores, difference
 from reports.significance import ALPHA, Comparison, compare, holm, holm_known, p_value, p_values
+
+Places = NDArray[np.int64]
+"""Positions of rows."""
 
 
 class Standing(NamedTuple):
@@ -38,11 +42,13 @@ class Standing(NamedTuple):
     """Positions of rows with a better mean which are worse than the best one on the replicates that both have."""
 
 
-class _Pair(NamedTuple):
-    """A row less another."""
+class _Pairs(NamedTuple):
+    """Every two rows that were compared, the first less the second."""
 
-    difference: float
-    p: float
+    first: Places
+    second: Places
+    difference: Floats
+    p: Floats
     """Not corrected."""
 
 
@@ -115,20 +121,22 @@ def _pair_differences(scores: Sequence[RowScore]) -> Floats:
     return found
 
 
-def _tested_pairs(ranked: Mapping[int, RowScore], pooled: Pooled | None) -> dict[tuple[int, int], _Pair]:
-    """Every two rows that share two replicates, the first less the second."""
-    pairs, scores = list(itertools.combinations(ranked, 2)), list(ranked.values())
+def _tested_pairs(ranked: Mapping[int, RowScore], pooled: Pooled | None) -> _Pairs:
+    """Every two rows that share two replicates."""
+    places, scores = np.array(list(ranked), dtype=np.int64), list(ranked.values())
+    first, second = (places[side] for side in np.triu_indices(len(places), k=1))
     if len({s.replicates for s in scores}) == 1 and len(scores) > 1 and all(s.found.draws is None for s in scores):
         differences = _pair_differences(scores)
-        found = map(_Pair, differences.mean(axis=1).tolist(), p_values(differences, pooled))
-        return dict(zip(pairs, found, strict=True))
-    tested = {}
-    for i, j in pairs:
-        between = difference(ranked[i], ranked[j])
+        return _Pairs(first, second, differences.mean(axis=1), np.array(p_values(differences, pooled)))
+    tested: list[tuple[int, float, float]] = []
+    for place, (i, j) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
+        between = difference(ranked[i], ranked[j])  # thousands of draws, which are not kept
         p = p_value(between, pooled) if between is not None else None
         if between is not None and p is not None:
-            tested[i, j] = _Pair(between.mean, p)
-    return tested
+            tested.append((place, between.mean, p))
+    found = np.array(tested, np.float64).reshape(-1, 3)
+    kept = found[:, 0].astype(np.int64)
+    return _Pairs(first[kept], second[kept], found[:, 1], found[:, 2])
 
 
 def standing(scores: Sequence[RowScore | None], *, higher_is_better: bool) -> Standing:
@@ -144,22 +152,21 @@ def standing(scores: Sequence[RowScore | None], *, higher_is_better: bool) -> St
     first: dict[object, int] = {}
     same = {i: first.setdefault(s.trial_ids or i, i) for i, s in ranked.items()}
     distinct = {i: s for i, s in ranked.items() if same[i] == i}
-    tested = _tested_pairs(distinct, pool(list(distinct.values())))
-    corrected = dict(zip(tested, holm([pair.p for pair in tested.values()]), strict=True))
-    told = {pair for pair, p in corrected.items() if p < ALPHA}
-    beaten = {j if sign * tested[i, j].difference > 0 else i for i, j in told}
-    if not tested or beaten == set(distinct):
+    pairs = _tested_pairs(distinct, pool(list(distinct.values())))
+    told = np.array(holm(pairs.p)) < ALPHA
+    beaten = set(np.where(sign * pairs.difference > 0, pairs.second, pairs.first)[told].tolist())
+    if not len(pairs.p) or beaten == set(distinct):
         return Standing(frozenset(), alike=False)
     best = max((i for i in distinct if i not in beaten), key=lambda i: means[i])
-    of_best = {i: (min(i, best), max(i, best)) for i in distinct if i != best}
-    alike = {i for i, pair in of_best.items() if pair in corrected and pair not in told}
-    apart = {i for i, pair in of_best.items() if pair in told}
-    bold = {best, *alike} if apart else set()
+    is_of_best = (pairs.first == best) | (pairs.second == best)
+    others = np.where(pairs.first == best, pairs.second, pairs.first)
+    compared, apart = (set(others[chosen].tolist()) for chosen in (is_of_best, is_of_best & told))
+    bold = {best, *(compared - apart)} if apart else set()
     higher = {i: same.get(i, i) for i in means if means[i] > means[best]}
     return Standing(
         best=frozenset(i for i in ranked if same[i] in bold),
-        alike=bool(alike) and not apart,
-        untested=frozenset(i for i, of in higher.items() if of_best.get(of) not in corrected),
+        alike=bool(compared) and not apart,
+        untested=frozenset(i for i, of in higher.items() if of not in compared),
         worse=frozenset(i for i, of in higher.items() if of in apart),
     )
 

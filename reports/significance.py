@@ -99,7 +99,7 @@ def _signs(n: int, seed: int) -> Floats:
     return signs
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float] | Floats) -> list[float]:
     """P values corrected by Holm's step-down method (Holm 1979): all may be read at the same level together."""
     raw = np.asarray(p_values, np.float64)
     order = np.argsort(raw, kind="stable")
