@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -57,13 +58,14 @@ def read_paper(path: Path, known: Collection[str]) -> Paper:
     if not path.is_dir() and (path.suffix != ".tex" or not path.is_file()):
         raise HarnessError(f"--check must be the folder of a paper or its .tex file, got {path}, which is not")
     root = path if path.is_dir() else path.parent
-    paper, seen = Paper(), set[Path]()
+    paper, seen = Paper(), set[str]()
     queue = [(file, root) for file in _files(path)] if path.is_dir() else [(path, root)]
     for file, base in queue:
         is_tex = file.suffix.lower() == ".tex"
-        if file.resolve() in seen or not (is_tex or file.stem in known):
+        real = os.path.realpath(file)
+        if real in seen or not (is_tex or file.stem in known):
             continue
-        seen.add(file.resolve())
+        seen.add(real)
         name = Path(os.path.relpath(file, root)).as_posix()
         try:
             text = paper.texts[name] = _text(file)
@@ -137,6 +139,7 @@ def _find(wanted: Wanted, folders: Collection[Path]) -> tuple[Path, Path] | None
     for folder in folders:
         for end in ("", ".tex") if Path(wanted.name).suffix in KINDS else (".tex", ""):
             path = folder / wanted.folder / f"{wanted.name}{end}"
-            if path.is_file():
-                return path, folder
+            with contextlib.suppress(OSError):  # a folder on the way may not be read
+                if path.is_file():
+                    return path, folder
     return None

@@ -369,13 +369,21 @@ def test_files_that_are_no_texts_do_not_stop_a_check(paper: Callable[..., Path],
     (folder / "notes.md").write_bytes("Größe".encode("latin-1"))
     (folder / "old.tex").write_bytes(f"Größe: {KEY.replace('MSRC', 'MSCR')}".encode("latin-1"))
     (folder / "picture.tex").write_bytes(b"\0\1\2\xff")
+    (folder / "itself.csv").symlink_to("itself.csv")
+    (folder / "circle.tex").symlink_to("circle.tex")
     for path in (folder, folder / "main.tex"):
         done = check_paper(path, current)
         assert ("old.tex:1", "cited") in [(finding.place, finding.old) for finding in done.findings]
     assert len(check_paper(folder, current).findings) == 2
-    assert check_paper(folder, current).notes == ("picture.tex cannot be read: it is no text in UTF-8 or Latin-1",)
+    assert check_paper(folder, current).notes == (
+        "circle.tex cannot be read: Too many levels of symbolic links",
+        "picture.tex cannot be read: it is no text in UTF-8 or Latin-1",
+    )
 
 
 def test_a_paper_that_is_not_there(tmp_path: Path, current: Current) -> None:
     with pytest.raises(HarnessError, match=r"--check must be the folder of a paper or its .tex file, got .*gone"):
         check_paper(tmp_path / "gone", current)
+    (tmp_path / "main.tex").write_bytes(b"\0")
+    with pytest.raises(HarnessError, match=r"main.tex must be a readable text: it is no text in UTF-8 or Latin-1"):
+        check_paper(tmp_path / "main.tex", current)
