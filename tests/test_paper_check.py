@@ -258,7 +258,9 @@ def test_several_tables_of_one_file_are_copies_each(
     components, kernels, numbers = ((written / f"{n}.tex").read_text() for n in ("components", "kernels", "numbers"))
     numbers = numbers.replace(f"{KEY[4:]}{{40.67}}", f"{KEY[4:]}{{41.99}}")
     other = kernels.replace("of study mafn ? friends", "of study other").replace("kernels", "nothing")
-    text = f"{MAIN}{numbers}\nProse.\n{components.replace(*STALE, 1)}\n{KEY}\n{other}\n{kernels}\\end{{document}}"
+    theirs = numbers.replace("of study mafn ? friends", "of study other").replace("+ MSRC", "+ ELSE")
+    tables = f"{components.replace(*STALE, 1)}\n{KEY}\n{other}\n{kernels}"
+    text = f"{MAIN}{numbers}\n{theirs}\nProse.\n{tables}\\end{{document}}"
     done = check_paper(paper(text=text), current)
     assert (done.checked, done.others, done.cited) == (("main.tex",) * 3, ("main.tex",), 1)
     assert [finding.what for finding in done.findings] == [KEY, "table components, row default, val miou"]
