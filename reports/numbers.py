@@ -38,7 +38,7 @@ OF_DELTA = ("resdelta", "resdeltastd", "resp")
 
 ASCII = {"\u2212": "-", "–": "-", "—": "-", "×": "x", "±": "+-", "Δ": "Delta", "“": "'", "”": "'", "’": "'"}
 UNSAFE = re.compile(r"[^A-Za-z0-9 +\-.,:;()\[\]/=*<>!?'@_]+")
-NUMBER = re.compile(r"\\harnessnumber" + r"\{([^{}]*)\}" * 5 + r"\{(.*)\}%")
+NUMBER = re.compile(r"\\harnessnumber" + r"\{([^{}]*)\}" * 5 + r"\{(.*)\}%?")
 
 
 class Key(NamedTuple):

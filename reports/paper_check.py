@@ -1,8 +1,8 @@
 r"""Whether a paper still says what the store says: its copies of generated tables, its `numbers.tex`, and the numbers
 that its prose cites through macros.
 
-A copy is known by its first line, or by its name and the look of a generated table. Every figure is compared by its
-place in the table, and what is left (caption, labels, footnotes) line by line. Only names of runs may differ.
+Every figure is compared by its place in the table, and what is left (caption, labels, footnotes) line by line. Only
+names of runs may differ. What is named as a copy and cannot be compared is a finding too.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import HarnessError, nearest
-from reports.latex import MARKER, Origin, plain_comment, render_table
+from harness.errors import nearest
+from reports.latex import Origin, plain_comment, render_table
 from reports.latex_numbers import SETTINGS
 from reports.markdown import render_markdown
 from reports.numbers import FILE, MACROS, OF_DELTA, Key, number_source, numbers_of, read_numbers
-from reports.paper_copies import NOTHING, Copy, read_csv, read_markdown, read_tex
+from reports.paper_copies import NOTHING, Copy, read_csv, read_markdown
+from reports.paper_files import Paper, read_paper, without_comments
+from reports.paper_pieces import Piece, holds_table, pieces_of
+from reports.paper_tex import read_tex
 from reports.table_model import TableModel
 
-KINDS = (".tex", ".md", ".csv")
 AROUND = 24
 """Characters shown before and after the place where two lines part."""
-COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%.*")
 CITED = re.compile(rf"\\({'|'.join(MACROS)})(?![A-Za-z@])" + r"\s*\{([^{}#]*)\}" * 4)
-INPUT = re.compile(r"\\(?:input|include|subfile)\s*\{([^{}]+)\}")
-LATEX_TABLE = r"\begin{tabular}"
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,13 @@ class PaperCheck:
 
     findings: tuple[Finding, ...]
     checked: tuple[str, ...]
-    """Files that are copies of this study's."""
+    """The file of every copy of this study's; one that holds two copies stands here twice."""
     others: tuple[str, ...]
-    """Copies of other studies', which were not compared."""
+    """Files with copies of other studies', which were not compared."""
     cited: int
     """Numbers cited through macros."""
+    notes: tuple[str, ...] = ()
+    """What was not compared and is probably no copy."""
 
 
 @dataclass(frozen=True)
@@ -80,83 +81,94 @@ def check_paper(path: Path, current: Current) -> PaperCheck:
     Raises:
         HarnessError: There is no such file or folder, or it cannot be read as text.
     """
-    texts = _read(path)
-    findings: list[Finding] = []
-    checked, others, foreign = [], [], set[Key]()
-    prose = {}
-    for name, text in texts.items():
-        what, study = _identify(name, text, current)
-        if what is None:
-            prose[name] = text
-        elif study != plain_comment(current.origin.study):
-            others.append(name)
-            foreign |= set(read_numbers(text))
-        else:
-            checked.append(name)
-            findings += _of_numbers(name, text, current) if what == FILE else _of_table(name, text, what, current)
-    cited = [use for name, text in prose.items() if name.endswith(".tex") for use in _uses(name, text)]
+    paper = read_paper(path, _known(current))
+    findings = list(_of_unread(paper, current))
+    checked, others, notes, foreign = [], dict[str, None](), [], set[Key]()
+    for name, text in paper.texts.items():
+        pieces = pieces_of(name, text, current.tables, current.csv)
+        for piece in pieces:
+            if _is_ours(piece, current):
+                checked.append(name)
+                findings += _of_piece(name, piece, current)
+            else:
+                others[name] = None
+                foreign |= set(read_numbers(piece.text))
+        if not pieces and Path(name).stem in current.tables:
+            if holds_table(name, text):
+                findings.append(_not_compared(name, "no copy that can be read"))
+            else:
+                notes.append(f"{name} is named as a table of the report and holds none")
+    notes += _unfollowed(paper, current, is_folder=path.is_dir())
+    cited = [
+        use for name, text in paper.texts.items() if Path(name).suffix.lower() == ".tex" for use in _uses(name, text)
+    ]
     findings += _of_citations(cited, current, foreign)
-    return PaperCheck(tuple(findings), tuple(checked), tuple(others), len(cited))
+    return PaperCheck(tuple(findings), tuple(checked), tuple(others), len(cited), tuple(notes))
 
 
-def _read(path: Path) -> dict[str, str]:
-    """Path inside the paper -> text."""
-    if path.is_dir():
-        inside = (p for p in sorted(path.rglob("*")) if p.suffix in KINDS and p.is_file())
-        found = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-        return {p.relative_to(path).as_posix(): _text(p) for p in found}
-    if path.suffix != ".tex" or not path.is_file():
-        raise HarnessError(f"--check must be the folder of a paper or its .tex file, got {path}, which is not")
-    texts: dict[str, str] = {}
-    queue = [path.name]
-    for name in queue:
-        file = path.parent / name
-        if name in texts or not file.is_file():
-            continue
-        texts[name] = _text(file)
-        inputs = INPUT.findall(_without_comments(texts[name]))
-        queue += [i if i.endswith(".tex") else f"{i}.tex" for i in map(str.strip, inputs)]
-    return texts
+def _known(current: Current) -> set[str]:
+    """Stems of the files that a report writes."""
+    return {*current.tables, FILE}
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise HarnessError(f"{path} must be a readable text in UTF-8: {error}") from None
+def _of_unread(paper: Paper, current: Current) -> Iterator[Finding]:
+    """Files that are named as the report's and that were not found or are no text."""
+    known = _known(current)
+    for name, why in paper.unread.items():
+        if Path(name).stem in known:
+            yield _not_compared(name, why)
+    read = {Path(name).stem for name in (*paper.texts, *paper.unread)}
+    for name, wanted in paper.missing:
+        if Path(wanted).stem in known - read:
+            yield Finding(name, f"input {wanted}", "no such file", "compare the folder that holds it")
 
 
-def _identify(name: str, text: str, current: Current) -> tuple[str | None, str]:
-    """The table a file is a copy of, or `numbers`, and its study; None for any other text."""
-    own, path = plain_comment(current.origin.study), Path(name)
-    if path.suffix == ".tex":
-        marked = MARKER.match(text)
-        if marked:
-            return marked[1] or FILE, marked[2]
-        generated = LATEX_TABLE in text and path.stem in current.tables
-        return (path.stem, own) if generated else (None, own)
-    head = text.partition("\n")[0]
-    if path.suffix == ".csv":
-        known = current.csv.get(path.stem, "").partition("\n")[0]
-        return (path.stem, own) if known and head == known else (None, own)
-    table = current.tables.get(path.stem)
-    begins = render_markdown(table).partition("** ")[0] if table else None
-    return (path.stem, own) if begins and head.startswith(begins) else (None, own)
+def _unfollowed(paper: Paper, current: Current, *, is_folder: bool) -> Iterator[str]:
+    known = _known(current)
+    for name, why in paper.unread.items():
+        if Path(name).stem not in known:
+            yield f"{name} cannot be read: {why}"
+    for name, wanted in () if is_folder else paper.missing:
+        if ("#" in wanted or "\\" in wanted) and Path(wanted).stem not in known:
+            yield f"{name} inputs {wanted}, which only LaTeX can find; --check of the folder reads every file"
 
 
-def _of_table(name: str, text: str, what: str, current: Current) -> Iterator[Finding]:
-    table = current.tables.get(what)
-    if table is None:
-        yield Finding(name, f"table {what}", "a copy", f"the study has no such table; {nearest(what, current.tables)}")
-        return
-    kind = Path(name).suffix
-    if kind == ".csv":
-        sides = read_csv(text), read_csv(current.csv[what])
+def _not_compared(name: str, why: str) -> Finding:
+    return Finding(name, Path(name).stem, why, "copy it again, or give the file another name")
+
+
+def _is_ours(piece: Piece, current: Current) -> bool:
+    """Whether a copy is of this study; one that does not say so is, if it has a table of this study."""
+    if piece.study is not None:
+        return piece.study == plain_comment(current.origin.study)
+    return piece.what != FILE or any(key.table in current.tables for key in read_numbers(piece.text))
+
+
+def _of_piece(name: str, piece: Piece, current: Current) -> Iterator[Finding]:
+    table = current.tables.get(piece.what)
+    kind = Path(name).suffix.lower()
+    if piece.what == FILE:
+        yield from _of_numbers(name, piece.text, current)
+    elif table is None:
+        hint = nearest(piece.what, current.tables)
+        yield Finding(name, f"table {piece.what}", "a copy", f"the study has no such table; {hint}")
+    elif kind == ".csv":
+        yield from _of_copies(name, piece.what, read_csv(piece.text), read_csv(current.csv[piece.what]))
     elif kind == ".md":
-        sides = read_markdown(text), read_markdown(render_markdown(table))
+        yield from _of_copies(name, piece.what, read_markdown(piece.text), read_markdown(render_markdown(table)))
     else:
-        sides = read_tex(text), read_tex(render_table(table, current.origin, siunitx=SETTINGS in text))
-    yield from _of_copies(name, what, *sides)
+        yield from _of_tex(name, piece, table, current.origin)
+
+
+def _of_tex(name: str, piece: Piece, table: TableModel, origin: Origin) -> Iterator[Finding]:
+    """By the comments behind figures, or by the heads of columns where not every figure has its comment."""
+    siunitx = without_comments(SETTINGS).strip() in piece.text
+    old, new = read_tex(piece.text), read_tex(render_table(table, origin, siunitx=siunitx))
+    if old is None or new is None:
+        yield Finding(name, f"table {table.name}", "no rows of figures that can be read", "copy it again")
+    else:
+        sides = (side.copy(by_origin=old.has_origins) for side in (old, new))
+        yield from _of_copies(name, table.name, *sides)
 
 
 def _of_copies(name: str, table: str, old: Copy, new: Copy) -> Iterator[Finding]:
@@ -168,9 +180,11 @@ def _of_copies(name: str, table: str, old: Copy, new: Copy) -> Iterator[Finding]
     for row in added:
         yield Finding(name, f"table {table}, row {row}", "not in the paper", "in the store's table")
     for place in dict.fromkeys((*old.cells, *new.cells)):
-        before, after = old.cells.get(place, NOTHING), new.cells.get(place, NOTHING)
+        before, after = old.cells.get(place, ""), new.cells.get(place, "")
         if before != after and place.row not in (*gone, *added):
-            yield Finding(name, f"table {table}, row {place.row}, {place.what}", before, after)
+            yield Finding(name, f"table {table}, row {place.row}, {place.what}", before or NOTHING, after or NOTHING)
+    if " ".join(old.rest) == " ".join(new.rest):
+        return
     matcher = difflib.SequenceMatcher(None, old.rest, new.rest, autojunk=False)
     for tag, i, j, k, m in matcher.get_opcodes():
         if tag != "equal":
@@ -197,7 +211,7 @@ def _of_numbers(name: str, text: str, current: Current) -> Iterator[Finding]:
 
 def _uses(name: str, text: str) -> Iterator[tuple[str, Key]]:
     """Every number that a text cites, with its place."""
-    plain = _without_comments(text)
+    plain = without_comments(text)
     for found in CITED.finditer(plain):
         parts = (" ".join(part.split()) for part in found.groups())
         yield f"{name}:{plain.count(chr(10), 0, found.start()) + 1}", Key(*parts)
@@ -227,7 +241,3 @@ def _hint(key: Key, known: Iterable[Key]) -> str:
             return f"{key._fields[n]}: {nearest(part, (other[n] for other in left))}"
         left = matching
     return nearest(str(key), map(str, left))
-
-
-def _without_comments(text: str) -> str:
-    return COMMENT.sub(r"\1", text)

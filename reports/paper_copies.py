@@ -14,22 +14,6 @@ NOTHING = "(nothing)"
 IDS = ("trial_ids", "run_ids")
 """Columns of a CSV that may differ from what the store says."""
 
-TEX_CELL = re.compile(r"& (.*?) ?(?<!\\)% ((?:delta )?\S+ [^;]+); (?:runs|published): .*")
-TEX_STRUCTURE = re.compile(r"\\(?:\\|midrule|toprule|bottomrule|addlinespace|cmidrule|multicolumn|end|begin)")
-TEX_PLAIN = (
-    (re.compile(r"\\textbf\{([^{}]*)\}"), r"**\1**"),
-    (re.compile(r"^\\bfseries ([^ &]+)"), r"**\1**"),
-    (re.compile(r" \+- "), " ± "),
-    (re.compile(r"\\textsuperscript\{(.*)\}$"), r" [\1]"),
-    (re.compile(r"\\multicolumn\{2\}\{\w\}"), ""),
-    (re.compile(r"\\(?:scriptsize|,)"), ""),
-    (re.compile(r"\$\\pm\$"), " ± "),
-    (re.compile(r"\$-\$"), "-"),
-    (re.compile(r"[{}]"), ""),
-    (re.compile(r"(?<!\\)&"), " "),
-)
-"""LaTeX of a cell -> what a reader sees."""
-
 
 class Place(NamedTuple):
     """Where a figure stands."""
@@ -57,36 +41,10 @@ class Copy:
         self.cells[Place(row, what, number)] = text
 
 
-def read_tex(text: str) -> Copy:
-    """A LaTeX table, one figure per line with its comment, as `reports.latex.render_table` writes it."""
-    found, row, in_row = Copy(), "", False
-    for line in map(_tidy, text.splitlines()):
-        cell = TEX_CELL.fullmatch(line)
-        if cell:
-            found.add(row, cell[2], plain_tex(cell[1]))
-        elif not line.startswith("%") and line:
-            if line.startswith("\\midrule"):
-                in_row = True
-            elif in_row and not line.startswith("&") and not TEX_STRUCTURE.match(line):
-                row = plain_tex(line)
-            in_row = in_row and not line.startswith("\\bottomrule")
-            found.rest.append(line)
-    named = {place.row for place in found.cells}
-    found.rest = [line for line in found.rest if plain_tex(line) not in named and line != "\\\\"]
-    return found
-
-
-def plain_tex(source: str) -> str:
-    """LaTeX of a cell or label as a reader sees it, roughly."""
-    for pattern, plain in TEX_PLAIN:
-        source = pattern.sub(plain, source)
-    return _tidy(source)
-
-
 def read_markdown(text: str) -> Copy:
     """A table as `reports.markdown.render_markdown` writes it."""
     found, heads = Copy(), list[str]()
-    for line in map(_tidy, text.splitlines()):
+    for line in map(tidy, text.splitlines()):
         if not line.startswith("|"):
             if line:
                 found.rest.append(line)
@@ -115,5 +73,6 @@ def _split(line: str) -> list[str]:
     return [part.strip() for part in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-def _tidy(line: str) -> str:
+def tidy(line: str) -> str:
+    """A line with single spaces."""
     return " ".join(line.split())

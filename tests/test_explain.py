@@ -166,3 +166,11 @@ def test_a_paper_is_checked_against_the_store(harness: Command, ran_tiny: Path, 
     assert done.code == 1
     assert json.loads(done.out)["findings"][0]["place"] == "text.tex:1"
     assert r"text.tex:1: \res{decoder}{arcs}{val}{miou}: cited -> there is no such number; row:" in done.err
+    assert done.err.endswith("4 copies, 1 cited number, 1 difference\n")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "paper" / "decoder.tex").rename(tmp_path / "other" / "decoder.tex")
+    (tmp_path / "other" / "numbers.tex").write_bytes(b"\\endinput")
+    (tmp_path / "other" / "decoder.md").write_text("Of decoders.\n")
+    done = harness(*report, "--check", tmp_path / "other")
+    assert (done.code, done.out) == (0, "1 copy, 0 cited numbers, 0 differences\n")
+    assert done.err == "note: decoder.md is named as a table of the report and holds none\n"

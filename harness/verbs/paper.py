@@ -78,9 +78,13 @@ def _check_paper(paper: Path, found: Recorded, *, as_json: bool) -> None:
         say(str(finding), console)
     for name in done.others:
         warn(f"note: {name} is of another study and was not compared")
+    for note in done.notes:
+        warn(f"note: {note}")
     if not done.checked and not done.cited:
         warn(f"note: {paper} holds no copy of a table of study {plan.study} and cites no number")
-    say(f"{len(done.checked)} copies, {done.cited} cited numbers, {len(done.findings)} differences", console)
+    counts = (len(done.checked), "copy", "copies"), (done.cited, "cited number", "cited numbers")
+    counted = (*counts, (len(done.findings), "difference", "differences"))
+    say(", ".join(f"{n} {one if n == 1 else several}" for n, one, several in counted), console)
     if as_json:
         print_json(asdict(done))
     if done.findings:
