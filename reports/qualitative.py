@@ -98,7 +98,7 @@ def mask_iou(truth: Mask, predicted: Mask) -> float:
 
 def draw_qualitative(results: Results, table: Table) -> Sequence[Drawing]:
     """A row per chosen sample: image, ground truth, and every variant that has kept its masks."""
-    reference = results.plan.reference()
+    reference = results.plan.reference(table)
     if reference is None:
         raise NotDrawn("no table trains the reference, so no gain can be computed")
     rows = [*table.rows] if any(row.is_reference for row in table.rows) else [*table.rows, reference]
