@@ -54,11 +54,19 @@ def origin(trial: Trial, row: Mapping[Any, Any], changes: Changes, storage: Path
         code_sha=sha,
         resumed_sha=said.get("resumed_sha", ""),
         data_fingerprint=fingerprint,
-        checkpoint=_inside(storage, said.get("checkpoint", "")),
+        checkpoint=_in_trial(trial, storage, said.get("checkpoint", "")),
         log=_inside(storage, str(log_path(folder_of(storage, trial.id), 0))),
         stale=(*(data if fingerprint not in ("", trial.data_fingerprint) else ()), *code.stale),
         also=code.also,
     )
+
+
+def _in_trial(trial: Trial, storage: Path, path: str) -> str:
+    """A file of a trial as it is found from the storage folder at hand, wherever that was when the run ended."""
+    here = folder_of(storage, trial.id)
+    place = Path(path)
+    moved = place.is_absolute() and place.parts[-3:-1] == here.parts[-2:]
+    return _inside(storage, str(here / place.name) if moved else path)
 
 
 def _inside(storage: Path, path: str) -> str:

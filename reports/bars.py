@@ -18,6 +18,10 @@ from reports.style import COLUMN_WIDTH, FAINT, GAIN, INK, LOSS, house_style, lig
 
 ROW_HEIGHT = 0.3
 """Inches."""
+MAX_LINES = 2
+"""Of a label that such a row has room for."""
+LINE_HEIGHT = 0.125
+"""Inches that each further line takes."""
 
 
 class Bar(NamedTuple):
@@ -44,17 +48,19 @@ class Bar(NamedTuple):
 def draw_bars(bars: Sequence[Bar], shown: Metric, *, x_label: str) -> Figure:
     """The bars from top to bottom, each joined to the next where it ends."""
     with house_style():
-        figure = new_figure(COLUMN_WIDTH, 0.65 + ROW_HEIGHT * len(bars))
+        labels = [wrapped(bar.label) for bar in bars]
+        places, rows = _places([label.count("\n") + 1 for label in labels])
+        figure = new_figure(COLUMN_WIDTH, 0.65 + ROW_HEIGHT * rows)
         axes = figure.add_subplot()
         low, high = (edge * shown.scale for edge in _range(bars))
         axes.set_xlim(low, high)
-        for y, bar in enumerate(bars):
+        for y, bar in zip(places, bars, strict=True):
             _draw_bar(axes, y, bar, shown, low=low)
-        for y, (bar, below) in enumerate(pairwise(bars)):
+        for (y, bar), (next_y, below) in pairwise(zip(places, bars, strict=True)):
             if below.start is None or math.isclose(below.start, bar.end, abs_tol=RESOLUTION):
-                axes.plot([bar.end * shown.scale] * 2, [y + 0.3, y + 0.7], color=FAINT, linewidth=0.8)
-        axes.set_yticks(range(len(bars)), [wrapped(bar.label) for bar in bars])
-        axes.set_ylim(len(bars) - 0.5, -0.5)
+                axes.plot([bar.end * shown.scale] * 2, [y + 0.3, next_y - 0.3], color=FAINT, linewidth=0.8)
+        axes.set_yticks(places, labels)
+        axes.set_ylim(rows - 0.5, -0.5)
         axes.set_xlabel(x_label)
         axes.tick_params(axis="y", length=0)
         light_grid(axes, "x")
@@ -62,7 +68,17 @@ def draw_bars(bars: Sequence[Bar], shown: Metric, *, x_label: str) -> Figure:
     return figure
 
 
-def _draw_bar(axes: Axes, y: int, bar: Bar, shown: Metric, *, low: float) -> None:
+def _places(lines: Sequence[int]) -> tuple[list[float], float]:
+    """Where bars stand, in rows from the first one, and how many rows they take; labels of many lines take more."""
+    places, end = [], -0.5
+    for count in lines:
+        rows = max(1.0, 1 + LINE_HEIGHT * (count - MAX_LINES) / ROW_HEIGHT)
+        places.append(end + rows / 2)
+        end += rows
+    return places, end + 0.5
+
+
+def _draw_bar(axes: Axes, y: float, bar: Bar, shown: Metric, *, low: float) -> None:
     start = low if bar.start is None else bar.start * shown.scale
     end = bar.end * shown.scale
     # losses are hatched too: both colours have nearly one luminance

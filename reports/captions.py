@@ -97,7 +97,7 @@ def write_caption(plan: Plan, table: Table, *, delta: str | None, quotes: bool, 
         table: The table.
         delta: Head of the difference column and label of the reference, in words; None without that column.
         quotes: Whether published figures are shown.
-        tested: What the tests rest on, as `reports.comparison_notes.tested_on` says it.
+        tested: What the tests rest on, as `reports.comparison_notes.tested_on` says it; empty where nothing was.
     """
     replicates = max((len(row.trial_ids) for row in table.rows), default=0)
     parts = [_opening(plan, table), aggregation(replicates, of="column", tested=tested), *_meanings(plan, table)]
@@ -129,10 +129,15 @@ def aggregation(replicates: int, *, of: str, tested: str) -> str:
     Args:
         replicates: The most that a row has.
         of: What is compared, `column` or `row`.
-        tested: What the tests rest on.
+        tested: What the tests rest on; empty where nothing was tested.
     """
     if replicates < 2:
         return "One replicate: no spread is known, nothing is tested, and nothing is set in bold."
+    if not tested:
+        return (
+            f"Mean over n = {replicates} replicates, with ± std where two are finished. No two "
+            f"{'rows' if of == 'column' else 'columns'} have that many: nothing is tested, and nothing is set in bold."
+        )
     return (
         f"Mean ± std over n = {replicates} replicates. Bold marks all that cannot be told from the best of a {of}, and "
         f"only where something else can (paired t tests over {tested}; pooled spread; Holm's correction over all "

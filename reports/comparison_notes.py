@@ -22,8 +22,16 @@ MAX_LISTED = 12
 
 
 def tested_on(cells: Collection[Cell]) -> str:
-    """What intervals and tests of a table rest on: replicates, and test samples where they are at hand."""
+    """What intervals and tests of a table rest on: replicates, and test samples where they are at hand.
+
+    Empty where nothing was tested, because no two rows have the replicates that a test takes.
+    """
     known = [c for c in cells if c.interval is not None]
+    rows: dict[tuple[str, str], set[tuple[str, ...]]] = {}
+    for cell in known:
+        rows.setdefault((cell.split, cell.metric), set()).add(cell.trial_ids)
+    if all(len(of_column) < 2 for of_column in rows.values()):
+        return ""
     return rests_on((Flag.REPLICATES_ONLY not in c.flags, Flag.BLOCKED in c.flags) for c in known)
 
 

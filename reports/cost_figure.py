@@ -125,7 +125,8 @@ def _drawing(results: Results, table: Table, panels: Sequence[Panel], *, name: s
     }
     narrow = len(panels) == 1
     columns = legend_columns(list(labels.values()), narrow=narrow)
-    legend = 0.17 * math.ceil(len(labels) / columns)
+    lines = max(label.count("\n") + 1 for label in labels.values())
+    legend = (0.17 + 0.12 * (lines - 1)) * math.ceil(len(labels) / columns)
     looks = points(len(table.rows))
     with house_style():
         figure = new_figure(COLUMN_WIDTH if narrow else PAGE_WIDTH, 2.3 + legend)

@@ -20,7 +20,7 @@ MEANING = "Params are millions of parameters, GMACs billions of multiply-adds pe
 """As captions say it."""
 
 FINE = 0.1
-"""Shown figures below this have two significant digits, others two decimals."""
+"""Shown figures below this have two significant digits, never as a power of ten; others two decimals."""
 
 
 class Cost(NamedTuple):
@@ -35,6 +35,8 @@ class Cost(NamedTuple):
     """Whether it depends on the machine, and so differs between replicates."""
     meaning: str = ""
     """A sentence of captions, where the head does not say it."""
+    cited: str = ""
+    """Name by which a paper asks for the shown figure, where the stored one names another unit."""
 
 
 COSTS = (Cost("parameters", "Params (M)", 1e-6), Cost("gmacs", "GMACs", 1.0))
@@ -45,9 +47,14 @@ RECORDED = (
     Cost("parameters_dead", "Dead (M)", 1e-6, meaning="Dead parameters are built and cannot influence the output."),
     Cost("latency_ms", "Latency (ms)", 1.0, True, "Latency is of one sample, the median of five passes."),
     Cost(
-        "peak_memory_mib", "Memory (GiB)", 1 / 1024, True, "Memory is the peak of those passes, on a CPU the process's."
+        "peak_memory_mib",
+        "Memory (GiB)",
+        1 / 1024,
+        measured=True,
+        meaning="Memory is the peak of those passes, on a CPU the process's.",
+        cited="peak_memory_gib",
     ),
-    Cost("train_memory_mib", "Training memory (GiB)", 1 / 1024, True),
+    Cost("train_memory_mib", "Training memory (GiB)", 1 / 1024, measured=True, cited="train_memory_gib"),
     Cost(
         "gpu_hours", "GPU-hours", 1.0, True, "Hours are those for which a training held devices, over all its starts."
     ),
@@ -65,7 +72,18 @@ def cost_columns() -> list[Column]:
 def show_cost(value: float, cost: Cost) -> str:
     """A stored cost as the table shows it."""
     shown = value * cost.scale
-    return f"{shown:.2g}" if 0 < shown < FINE else f"{shown:.2f}"
+    if not 0 < shown < FINE:
+        return f"{shown:.2f}"
+    # two digits of 0.0996 are 0.10: the power of ten is that of the rounded figure
+    power = int(f"{shown:.1e}".partition("e")[2])
+    return f"{shown:.{1 - power}f}"
+
+
+def cited_name(cell: Cell) -> str:
+    """The metric of a cell as a paper asks for it: of a cost, with the unit that is shown."""
+    if cell.split != SPLIT:
+        return cell.metric
+    return next((cost.cited for cost in RECORDED if cost.name == cell.metric and cost.cited), cell.metric)
 
 
 def recorded_cost(row: Row, evidence: Mapping[str, Evidence], name: str) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,12 +16,14 @@ from harness.metrics import METRICS, metric
 from harness.records import Row, Table
 from reports.artifacts import NotDrawn
 from reports.captions import split_label
-from reports.drawing import Drawing, new_figure
+from reports.drawing import Drawing, new_figure, wrapped
 from reports.results import Results
 from reports.style import COLUMN_WIDTH, PAGE_WIDTH, house_style, light_grid, series
 
 THRESHOLDS = np.round(np.arange(0.0, 1.0, 0.02), 2)
 LOSS = "train/loss"
+LABEL = 48
+"""Letters of a line of the legend: what one column of the page has room for, or half of both."""
 BAND = "the band is the range over replicates"
 
 
@@ -54,7 +57,7 @@ def draw_precision_curve(results: Results, table: Table) -> Sequence[Drawing]:
     curves = precision_curves(results, table)
     split = results.plan.deciding_split(table)
     with house_style():
-        figure = new_figure(COLUMN_WIDTH, 2.7 + 0.13 * len(curves))
+        figure = new_figure(COLUMN_WIDTH, 2.7 + 0.13 * sum(_legend_lines(curves)))
         axes = figure.add_subplot()
         _draw_curves(axes, curves, scale=100.0, mark_every=5)
         axes.set(xlim=(0, 1), ylim=(0, 100), xlabel="IoU threshold X", ylabel="P@X (%)")
@@ -87,8 +90,11 @@ def draw_learning_curves(results: Results, table: Table) -> Sequence[Drawing]:
     found = {name: learning_curves(results, table.rows, name) for name in (LOSS, score)}
     if not found[score]:
         raise NotDrawn(f"no complete run has the learning curve {score}")
+    columns = 2 if _long(found[score]) else 4
+    lines = _legend_lines(found[score])
+    wrap = max(lines) * math.ceil(len(lines) / columns) if max(lines) > 1 else len(lines) / 2
     with house_style():
-        figure = new_figure(PAGE_WIDTH, 2.5 + 0.07 * len(found[score]))
+        figure = new_figure(PAGE_WIDTH, 2.5 + 0.14 * wrap)
         left, right = figure.subplots(1, 2)
         _draw_curves(left, found[LOSS], scale=1.0, mark_every=0)
         _draw_curves(right, found[score], scale=shown.scale, mark_every=0)
@@ -97,7 +103,6 @@ def draw_learning_curves(results: Results, table: Table) -> Sequence[Drawing]:
         for axes in (left, right):
             axes.locator_params(axis="x", integer=True)
             light_grid(axes, "y")
-        columns = 2 if _long(found[score]) else 4
         figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
         figure.set_layout_engine("constrained")
     caption = f"Training loss and {shown.label} on validation over epochs; the line is the mean and {BAND}."
@@ -108,12 +113,20 @@ def _long(curves: Sequence[Curve]) -> bool:
     return max(len(c.label) for c in curves) > 22
 
 
+def _legend_label(curve: Curve) -> str:
+    count = f" (n={len(curve.y)})" if len(curve.y) > 1 else ""
+    return wrapped(curve.label + count, LABEL)
+
+
+def _legend_lines(curves: Sequence[Curve]) -> list[int]:
+    return [_legend_label(curve).count("\n") + 1 for curve in curves]
+
+
 def _draw_curves(axes: Axes, curves: Sequence[Curve], *, scale: float, mark_every: int) -> None:
     for look, curve in zip(series(len(curves)), curves, strict=True):
         y = curve.y * scale
-        count = f" (n={len(y)})" if len(y) > 1 else ""
         every = mark_every or max(1, len(curve.x) // 8)
-        axes.plot(curve.x, np.nanmean(y, 0), **look._asdict(), markevery=every, label=curve.label + count)
+        axes.plot(curve.x, np.nanmean(y, 0), **look._asdict(), markevery=every, label=_legend_label(curve))
         if len(y) > 1:
             axes.fill_between(curve.x, np.nanmin(y, 0), np.nanmax(y, 0), color=look.color, alpha=0.15, linewidth=0)
 

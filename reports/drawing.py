@@ -6,17 +6,26 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
 
 from reports.latex_text import latex_escape
-from reports.style import COLUMN_WIDTH
+from reports.style import COLUMN_WIDTH, SETTINGS
 
 MAX_PIXELS = 16_000
 """Side of a PNG; longer ones are drawn coarser, because browsers do not show them, and matplotlib draws no 65,536."""
+
+SMALL = 5.5
+"""Points of letters that are still read in print."""
+LINE = 1.4
+"""From a line of text to the next, in sizes of its letters."""
 
 SUFFIXES = (".pdf", ".png", ".csv", ".tex")
 
@@ -43,9 +52,35 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def wrapped(label: str, width: int = 24) -> str:
-    """A label on lines of so many characters, or one word, so that it leaves room for what it labels."""
-    return textwrap.fill(label, width, break_long_words=False)
+def wrapped(label: str, width: int = 24, *, cut_words: bool = False) -> str:
+    """A label on lines of so many characters, or one word, so that it leaves room for what it labels.
+
+    Wide characters, as Chinese has them, count twice, and a line may end behind any of them.
+    """
+    if cell_len(label) == len(label):
+        return textwrap.fill(label, width, break_long_words=cut_words)
+    return "\n".join(line.plain.rstrip() for line in Text(label).wrap(Console(), width))
+
+
+class Fitted(NamedTuple):
+    """Labels beside or above pictures, whole, so that rows which differ look different."""
+
+    texts: list[str]
+    size: float
+    """Of the letters, in points."""
+    height: float
+    """Inches of the highest."""
+
+
+def fitted(labels: Sequence[str], letters: int, *, lines: int) -> Fitted:
+    """Labels for a place that is so many letters wide; smaller letters where one takes more than so many lines."""
+    size = float(SETTINGS["font.size"])
+    texts = [wrapped(label, letters, cut_words=True) for label in labels]
+    if any(text.count("\n") >= lines for text in texts):
+        texts = [wrapped(label, int(letters * size / SMALL), cut_words=True) for label in labels]
+        size = SMALL
+    most = max(text.count("\n") + 1 for text in texts)
+    return Fitted(texts, size, most * LINE * size / 72)
 
 
 def write_drawing(drawing: Drawing, folder: Path) -> tuple[Path, ...]:

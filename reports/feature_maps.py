@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from harness.errors import DataError
 from harness.records import Row, Table
 from reports.artifacts import NotDrawn, Panel
-from reports.drawing import Drawing, new_figure
+from reports.drawing import Drawing, fitted, new_figure
 from reports.evidence import Evidence
 from reports.results import Results
 from reports.style import FAINT, PAGE_WIDTH, SEQUENTIAL, house_style
@@ -145,8 +145,10 @@ def _draw(found: Sequence[VariantMaps], key: str, panel: Panel | None) -> Figure
     columns = max(map(len, bands))
     side = min((PAGE_WIDTH - LEFT) / columns - GAP, 0.75)
     head = 1.0 if panel else 0.0
+    labels = fitted([variant.row.label for variant in found], 15, lines=4)
+    tall = max(side, labels.height)
     width = LEFT + max(columns * (side + GAP), 4.5)
-    height = head + len(bands) * (TITLE + len(found) * (side + GAP) + 0.08)
+    height = head + len(bands) * (TITLE + len(found) * (tall + GAP) + 0.08)
     figure = new_figure(width, height)
 
     def place(x: float, y: float, size: float) -> Axes:
@@ -167,13 +169,13 @@ def _draw(found: Sequence[VariantMaps], key: str, panel: Panel | None) -> Figure
             x = LEFT + column * (side + GAP) + side / 2
             figure.text(x / width, 1 - (top + TITLE - 0.04) / height, name, ha="center", va="bottom")
         top += TITLE
-        for variant in found:
-            label = "\n".join(textwrap.wrap(variant.row.label, 15)[:4])
-            figure.text((LEFT - 0.06) / width, 1 - (top + side / 2) / height, label, ha="right", va="center")
+        for variant, label in zip(found, labels.texts, strict=True):
+            beside: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": labels.size}
+            figure.text((LEFT - 0.06) / width, 1 - (top + tall / 2) / height, label, **beside)
             for column, name in enumerate(band):
-                axes = place(LEFT + column * (side + GAP), top, side)
+                axes = place(LEFT + column * (side + GAP), top + (tall - side) / 2, side)
                 _show(axes, variant.maps.get(name), variant.keys.index(key))
-            top += side + GAP
+            top += tall + GAP
         top += 0.08
     return figure
 

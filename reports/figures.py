@@ -17,6 +17,7 @@ from reports.curve_figures import draw_learning_curves, draw_precision_curve
 from reports.delta_figure import draw_delta
 from reports.drawing import SUFFIXES, Drawing, write_drawing
 from reports.feature_maps import draw_feature_maps
+from reports.fonts import lost_note, no_warnings_of_letters, use_fonts
 from reports.interaction_figure import draw_interaction
 from reports.qualitative import draw_qualitative
 from reports.rank_figure import draw_ranks
@@ -92,8 +93,10 @@ def draw_figures(results: Results, folder: Path) -> DrawnFigures:
         notes += [] if made else passed
     if drawings:
         folder.mkdir(parents=True, exist_ok=True)
-    with house_style():
+    with house_style(), no_warnings_of_letters():
+        lost = {letter for drawing in drawings for letter in use_fonts(drawing.figure)}
         written = [(drawing, write_drawing(drawing, folder)) for drawing in drawings]
+    notes += [lost_note(lost)] if lost else []
     return DrawnFigures(
         tuple(path for _, paths in written for path in paths),
         frozenset(run for drawing in drawings for run in drawing.run_ids),

@@ -18,10 +18,12 @@ from reports.table_model import Cell, Emphasis
 PACKAGE = "siunitx"
 
 SETTINGS = Latex(
-    r"\sisetup{mode=text, reset-text-series=false, uncertainty-mode=separate, retain-explicit-plus=true}"
+    r"\sisetup{mode=text, reset-text-series=false, uncertainty-mode=separate, retain-explicit-plus=true,"
+    r" retain-zero-uncertainty=true}"
     "  % version 3 or later"
 )
-"""Inside the float, so that they hold for nothing else. In text mode a bold number is bold with its uncertainty."""
+"""Inside the float, so that they hold for nothing else. In text mode a bold number is bold with its uncertainty; one of
+0 is kept, as it is not that of a single replicate."""
 
 HINT = "Debian: apt-get install texlive-science"
 

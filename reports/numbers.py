@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from reports.comparison_notes import show_p
+from reports.costs import cited_name
 from reports.latex import Origin, marker
 from reports.latex_text import latex_escape
 from reports.markdown import absent_words
@@ -80,7 +81,7 @@ def numbers_of(tables: Iterable[TableModel]) -> Numbers:
     stale: dict[Key, str] = {}
     for table in tables:
         for name, cell in _named_cells(table):
-            place = (table.name, name, slug(cell.split), slug(cell.metric))
+            place = (table.name, name, slug(cell.split), slug(cited_name(cell)))
             if cell.value is None:
                 if word := absent_words(cell):
                     absent[Key("resdelta" if cell.is_delta else "res", *place)] = word

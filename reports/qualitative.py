@@ -20,7 +20,7 @@ from harness.errors import DataError
 from harness.records import Row, Table
 from reports.artifacts import NotDrawn, Panel
 from reports.captions import split_label
-from reports.drawing import Drawing, new_figure
+from reports.drawing import Drawing, fitted, new_figure
 from reports.evidence import Evidence
 from reports.results import Results
 from reports.style import FAINT, PAGE_WIDTH, house_style
@@ -98,7 +98,7 @@ def mask_iou(truth: Mask, predicted: Mask) -> float:
 
 def draw_qualitative(results: Results, table: Table) -> Sequence[Drawing]:
     """A row per chosen sample: image, ground truth, and every variant that has kept its masks."""
-    reference = results.plan.reference()
+    reference = results.plan.reference(table)
     if reference is None:
         raise NotDrawn("no table trains the reference, so no gain can be computed")
     rows = [*table.rows] if any(row.is_reference for row in table.rows) else [*table.rows, reference]
@@ -179,10 +179,12 @@ class _Grid:
 
     LEFT, TOP, BOTTOM, GAP, TEXT = 0.22, 0.42, 0.26, 0.05, 0.36
 
-    def __init__(self, *, num_rows: int, num_columns: int) -> None:
-        self.side = min((PAGE_WIDTH - self.LEFT) / num_columns - self.GAP, 1.5)
-        width = self.LEFT + num_columns * (self.side + self.GAP)
-        height = self.TOP + num_rows * (self.side + self.TEXT) + self.BOTTOM
+    def __init__(self, *, num_rows: int, heads: Sequence[str]) -> None:
+        self.side = min((PAGE_WIDTH - self.LEFT) / len(heads) - self.GAP, 1.5)
+        self.heads = fitted(heads, max(8, int(self.side * 17)), lines=3)
+        self.head = max(self.TOP, self.heads.height + 0.05)
+        width = self.LEFT + len(heads) * (self.side + self.GAP)
+        height = self.head + num_rows * (self.side + self.TEXT) + self.BOTTOM
         self.figure: Figure = new_figure(width, height)
         self._width, self._height = width, height
 
@@ -196,7 +198,7 @@ class _Grid:
 
     def top(self, row: int) -> float:
         """Inches from the top to a row."""
-        return self.TOP + row * (self.side + self.TEXT)
+        return self.head + row * (self.side + self.TEXT)
 
     def picture(self, row: int, column: int, picture: NDArray[Any], *, below: str = "") -> None:
         """Show an image, with a line of text below it."""
@@ -218,11 +220,10 @@ def _draw(
     choices: Sequence[Choice], shown: Mapping[str, Sequence[Shown]], panels: Mapping[tuple[str, int], Panel]
 ) -> Figure:
     labels = [s.row.label for s in shown[choices[0].key]]
-    grid = _Grid(num_rows=len(choices), num_columns=2 + len(labels))
-    letters = max(8, int(grid.side * 17))
-    for column, label in enumerate(["image", "ground truth", *labels]):
-        title = "\n".join(textwrap.wrap(label, letters)[:3])
-        grid.text(grid.left(column) + grid.side / 2, grid.TOP - 0.05, title, ha="center", va="bottom")
+    grid = _Grid(num_rows=len(choices), heads=["image", "ground truth", *labels])
+    for column, title in enumerate(grid.heads.texts):
+        middle = grid.left(column) + grid.side / 2
+        grid.text(middle, grid.head - 0.05, title, ha="center", va="bottom", fontsize=grid.heads.size)
     for i, choice in enumerate(choices):
         first = panels[choice.key, len(shown[choice.key][0].mask)]
         grid.picture(i, 0, first.image)

@@ -19,7 +19,7 @@ from harness.metrics import metric
 from harness.records import Stress, Table
 from reports.artifacts import NotDrawn
 from reports.captions import split_label
-from reports.drawing import Drawing, new_figure
+from reports.drawing import Drawing, new_figure, wrapped
 from reports.evidence import Evidence
 from reports.results import Results
 from reports.stats import Summary, summarize
@@ -106,8 +106,11 @@ def draw_robustness(results: Results, table: Table) -> Sequence[Drawing]:
     rows = math.ceil(len(panels) / MAX_COLUMNS)
     columns = math.ceil(len(panels) / rows)
     looks = series(len(table.rows))
-    num_columns = legend_columns([row.label for row in table.rows], narrow=columns == 1)
-    legend = 0.16 * math.ceil(len(table.rows) / num_columns)
+    width = 48 if columns == 1 else 100
+    labels = [wrapped(row.label, width) for row in table.rows]
+    num_columns = legend_columns(labels, narrow=columns == 1)
+    lines = max(label.count("\n") + 1 for label in labels)
+    legend = (0.16 + 0.12 * (lines - 1)) * math.ceil(len(labels) / num_columns)
     with house_style():
         figure = new_figure(COLUMN_WIDTH if columns == 1 else PAGE_WIDTH, PANEL_HEIGHT * rows + legend)
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -117,7 +120,7 @@ def draw_robustness(results: Results, table: Table) -> Sequence[Drawing]:
             axes.set_visible(False)
         for axes in grid[:, 0]:
             axes.set_ylabel(f"{shown.label} ({shown.unit})")
-        _add_legend(figure, grid.flat[0], num_columns)
+        _add_legend(figure, grid.flat[0], columns=num_columns, width=width)
         figure.set_layout_engine("constrained", w_pad=0.06)
     caption = (
         f"{shown.label} on {split_label(BASE)} when one modality is disturbed at test time; 0 is undisturbed. "
@@ -168,9 +171,9 @@ def _draw_panel(axes: Axes, panel: Panel, looks: Sequence[Series], scale: float)
     light_grid(axes, "y")
 
 
-def _add_legend(figure: Figure, axes: Axes, columns: int) -> None:
+def _add_legend(figure: Figure, axes: Axes, *, columns: int, width: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    figure.legend(handles, [wrapped(label, width) for label in labels], loc="outside lower center", ncols=columns)
 
 
 def _numbers(panels: Sequence[Panel], name: str) -> pd.DataFrame:

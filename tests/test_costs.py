@@ -16,6 +16,7 @@ from reports.artifacts import NotDrawn
 from reports.cost_breakdown import build_cost_breakdown
 from reports.costs import COSTS, cost_cells, show_cost
 from reports.evidence import collect_evidence
+from reports.numbers import numbers_of
 from reports.results import Results
 from reports.table_model import Cell, CellState, Emphasis, TableModel
 from reports.tables import build_table
@@ -80,10 +81,40 @@ def test_replicates_that_differ_are_averaged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(2.4e8, "240.00"), (1.23456e6, "1.23"), (98765.0, "0.099"), (1234.0, "0.0012"), (0.0, "0.00")]
+    ("value", "text"),
+    [
+        *((2.4e8, "240.00"), (1.23456e6, "1.23"), (98765.0, "0.099"), (1234.0, "0.0012"), (0.0, "0.00")),
+        *((10400.0, "0.010"), (60000.0, "0.060"), (99600.0, "0.10"), (99400.0, "0.099"), (80.4, "0.000080")),
+    ],
 )
 def test_small_models_do_not_become_zero(value: float, text: str) -> None:
     assert show_cost(value, COSTS[0]) == text
+
+
+def with_costs(frame: pd.DataFrame, costs: dict[str, tuple[float, ...]]) -> pd.DataFrame:
+    """The frame with costs of every run: those of its replicate."""
+    lines = [
+        {**of_run.iloc[0], "split": "cost", "metric": name, "value": values[of_run.iloc[0]["replicate"]]}
+        for _, of_run in frame.groupby("run_id")
+        for name, values in costs.items()
+    ]
+    return pd.concat([frame, pd.DataFrame(lines)], ignore_index=True)
+
+
+def test_a_small_cost_and_its_spread_have_equally_many_decimals() -> None:
+    frame = with_costs(FRAME, {"cpu_hours": (0.0058, 0.0060, 0.0062)})
+    found = build_cost_breakdown(Results(PLAN, frame), PLAN.tables[0]).table
+    row = next(r for r in found.blocks[0].rows if r.label == "MAFN")
+    assert (row.cells[-1].figure, row.cells[-1].spread) == ("0.0060", "0.0002")
+
+
+def test_numbers_of_a_paper_are_cited_in_the_unit_that_their_name_says() -> None:
+    frame = with_costs(FRAME, {"peak_memory_mib": (1024.0,) * 3, "train_memory_mib": (2048.0,) * 3})
+    found = build_cost_breakdown(Results(PLAN, frame), PLAN.tables[0])
+    values = {key.metric: text for key, text in numbers_of([found.table]).values.items() if key.macro == "res"}
+    assert (values["peak_memory_gib"], values["train_memory_gib"]) == ("1.00", "2.00")
+    assert not any(name.endswith("mib") for name in values)
+    assert ",peak_memory_mib,1024," in found.csv
 
 
 def test_the_widest_table_fits_the_terminal() -> None:

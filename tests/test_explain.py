@@ -15,6 +15,7 @@ from harness.errors import HarnessError
 from harness.explain import Explanation, Request, explain
 from harness.explain_view import explanation_lines
 from harness.frozen_code import code_files
+from harness.origins import origins
 from harness.records import Plan
 from harness.results import results_frame
 from reports.build import fill_tables
@@ -69,6 +70,23 @@ def test_a_cell_says_where_it_comes_from(harness: Command, ran_tiny: Path) -> No
         "no change is known since it ran",
     ):
         assert part in shown
+
+
+def test_weights_of_a_copied_storage_folder_are_named_where_they_are(
+    harness: Command, ran_tiny: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(ran_tiny, tmp_path / "copy")
+    words = ["explain", copy / "tiny.yaml", "decoder:MSRC:mIoU", "--storage", copy, "--json"]
+    (one,) = json.loads(harness(*words).out)["replicates"]
+    assert Path(one["checkpoint"]).parent == copy / "trials" / one["trial_id"]
+    assert Path(one["checkpoint"]).is_file()
+    plan = tiny_plan(ran_tiny, EPOCHS)
+    uri = f"sqlite:///{copy / 'mlflow.db'}"
+    results = Results(plan, results_frame(uri, (t.id for t in plan.trials)))
+    changes = Changes(code_files(), lambda run_id: MlflowArtifacts(uri).document(run_id, "code.json"))
+    here, there = (origins(results, changes, storage) for storage in (copy, ran_tiny))
+    assert here == there
+    assert all(o.checkpoint.startswith(f"trials/{trial_id}/best-") for trial_id, o in here.items())
 
 
 def test_a_difference_lists_both_sides(ran_tiny: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,17 +16,20 @@ import pytest
 from PIL import Image
 
 from harness.errors import UnknownNameError
+from harness.records import Table
 from harness.spec_report import FIGURES as ASKABLE
 from reports.artifacts import NotDrawn
 from reports.build import build_report
-from reports.curve_figures import precision_curves
+from reports.curve_figures import draw_learning_curves, draw_precision_curve, precision_curves
 from reports.delta_figure import differences
-from reports.drawing import MAX_PIXELS, SUFFIXES, Drawing, new_figure, write_drawing
+from reports.drawing import MAX_PIXELS, SUFFIXES, Drawing, new_figure, wrapped, write_drawing
 from reports.feature_maps import arrange_bands, draw_feature_maps, point_names, stretch, variant_maps
 from reports.figures import FIGURES, DrawnFigures, draw_figures
+from reports.qualitative import draw_qualitative
 from reports.results import Results
 from reports.style import COLOURS, house_style, series
 from tests.drawn_study import SENTENCES, make_request, make_study
+from tests.test_paper_figures import assert_readable, boxes
 
 STEMS = (
     *("delta_parts", "ranks_parts", "precision_curve_parts", "learning_curves_parts", "qualitative_parts"),
@@ -122,6 +126,35 @@ def test_comparisons_have_no_feature_maps(tmp_path: Path) -> None:
     table = replace(request.plan.tables[0], kind="comparison")
     found = draw_figures(replace(request, plan=replace(request.plan, tables=(table,))), tmp_path)
     assert (found.paths, found.notes) == ((), ("figure feature_maps: no table is of kind ablation",))
+
+
+OF_LABELS = (draw_precision_curve, draw_learning_curves, draw_qualitative, draw_feature_maps)
+
+
+@pytest.mark.parametrize("length", [85, 150])
+@pytest.mark.parametrize("draw", OF_LABELS, ids=lambda draw: draw.__name__)
+def test_labels_that_differ_at_their_end_are_shown_whole(
+    draw: Callable[[Results, Table], Sequence[Drawing]], length: int
+) -> None:
+    request = make_request()
+    (table,) = request.plan.tables
+    words = ("the proposed network with correlation-aware fusion and noise " * 3)[: length - 4]
+    labels = [f"{words} ({letter})" for letter in "abc"]
+    rows = tuple(replace(row, label=label) for row, label in zip(table.rows, labels, strict=True))
+    table = replace(table, rows=rows)
+    request = replace(request, plan=replace(request.plan, tables=(table,)))
+    with house_style():
+        figure = draw(request, table)[0].figure
+        found = boxes(figure)
+    assert_readable(figure, found)
+    # a line may also end inside a word of several parts
+    shown = ["".join(text.split()).removesuffix("(n=2)") for text, _ in found]
+    assert set(shown) >= {"".join(label.split()) for label in labels}
+
+
+def test_wide_letters_take_two_places_of_a_line_which_may_end_behind_any() -> None:
+    assert wrapped("多模态遥感图像分割 (a)", 10) == "多模态遥感\n图像分割\n(a)"
+    assert wrapped("a plain label", 7) == "a plain\nlabel"
 
 
 def test_a_png_is_coarser_than_the_house_style_where_it_would_be_too_long(tmp_path: Path) -> None:

@@ -88,6 +88,29 @@ def test_one_replicate_has_no_interval_no_test_and_no_bold() -> None:
     assert "nothing is tested, and nothing is set in bold" in model.caption
 
 
+@pytest.mark.parametrize(
+    ("finished", "spreads"),
+    [({}, 0), (dict.fromkeys(GAINS, 1), 0), ({**dict.fromkeys(GAINS, 1), "full": 2}, 2)],
+    ids=["all failed", "one replicate each", "one row has both"],
+)
+def test_what_was_not_tested_is_not_said_to_be(finished: dict[str, int], spreads: int) -> None:
+    plan, table, frame, sources = make_judged(replicates=2)
+    kept = [
+        r < finished.get(run_id.partition("|")[0], 0) for run_id, r in zip(frame.run_id, frame.replicate, strict=True)
+    ]
+    model = build_table(Results(plan, frame[kept], sources), table)
+    assert sum(bool(cell.spread) for _, cell in model.cells()) == spreads
+    expected = (
+        "Mean over n = 2 replicates, with ± std where two are finished. No two rows have that many: nothing is tested, "
+        "and nothing is set in bold."
+    )
+    assert expected in model.caption
+    assert "test samples" not in model.caption
+    if finished:
+        groups = build_breakdown(Results(plan, frame[kept], sources), table, by="category", split="val").table
+        assert expected.replace("rows", "columns") in groups.caption
+
+
 def test_without_per_sample_results_replicates_decide_and_the_caption_says_so() -> None:
     plan, table, frame, _ = make_judged()
     alone = build_table(Results(plan, frame), table)

@@ -6,6 +6,7 @@ import io
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -554,6 +555,19 @@ def long_rows() -> Results:
     )
 
 
+def very_long_rows(length: int) -> Results:
+    """Four rows whose labels differ at their end only."""
+    words = ("a method with a name of many words " * 5)[: length - 4]
+    rows: dict[str, Change] = {f"{words} ({i})": {"extra": i} if i else {} for i in range(4)}
+    return make_designed(
+        rows,
+        lambda label, r: 0.5 + 0.02 * list(rows).index(label) + 0.004 * r * (-1) ** int(label[-2]),
+        splits=("val", "test", "other"),
+        costs=lambda label: {"gmacs": 10.0 + int(label[-2]), "parameters": 1e6},
+        design="cumulative",
+    )
+
+
 def long_levels() -> Results:
     """Three factors with long names of levels."""
     levels = {
@@ -574,19 +588,36 @@ def many_classes() -> Results:
     return replace(request, frame=pd.concat([request.frame, *more]))
 
 
-CROWDED: dict[str, Callable[[], Results]] = {
-    **dict.fromkeys(("delta", "cost", "ranks", "waterfall"), long_rows),
-    "interaction": long_levels,
-    "class_bars": many_classes,
-}
+def long_semantic_rows(length: int) -> Results:
+    """The semantic study with long labels."""
+    request = make_semantic_request()
+    (table, *others) = request.plan.tables
+    words = ("a method with a name of many words " * 5)[: length - 4]
+    rows = tuple(replace(row, label=f"{words} ({i})") for i, row in enumerate(table.rows))
+    return replace(request, plan=replace(request.plan, tables=(replace(table, rows=rows), *others)))
 
 
-@pytest.mark.parametrize("name", CROWDED)
-def test_no_text_overlaps_another_or_is_cut_off(name: str) -> None:
+OF_ROWS = ("delta", "cost", "ranks", "waterfall")
+CROWDED: list[tuple[str, Callable[[], Results]]] = [
+    *((name, long_rows) for name in OF_ROWS),
+    *((name, partial(very_long_rows, length)) for name in OF_ROWS for length in (85, 150)),
+    *(("robustness", partial(long_semantic_rows, length)) for length in (85, 150)),
+    ("interaction", long_levels),
+    ("class_bars", many_classes),
+]
+
+
+@pytest.mark.parametrize(("name", "request_of"), CROWDED)
+def test_no_text_overlaps_another_or_is_cut_off(name: str, request_of: Callable[[], Results]) -> None:
     with house_style():
-        figure = drawn(CROWDED[name](), name).figure
+        figure = drawn(request_of(), name).figure
         found = boxes(figure)
-    assert len(found) > 12
+    assert len(found) > 7
+    assert_readable(figure, found)
+
+
+def assert_readable(figure: Figure, found: Sequence[tuple[str, Bbox]]) -> None:
+    """Every text is inside the figure, and none overlaps another."""
     for text, box in found:
         assert figure.bbox.x0 - 1 <= box.x0, text
         assert box.x1 <= figure.bbox.x1 + 1, text

@@ -80,6 +80,16 @@ def test_figure_shows_the_same_samples_of_every_variant() -> None:
     assert set(drawing.run_ids) == {"default|0", "+ noise|0", "MAFN|0"}
 
 
+def test_the_caption_names_the_reference_as_its_table_does() -> None:
+    request = make_request()
+    (first,) = request.plan.tables
+    renamed = tuple(replace(row, label="the whole") if row.is_reference else row for row in first.rows)
+    second = replace(first, name="again", rows=renamed)
+    both = replace(request, plan=replace(request.plan, tables=(first, second)))
+    (drawing,) = draw_qualitative(both, second)
+    assert "IoU of “the whole” minus the mean IoU of the other rows" in drawing.caption
+
+
 def test_hits_false_alarms_and_misses_differ_in_lightness() -> None:
     t, p = np.zeros((2, 8, 8), bool)
     t[:, :4] = True

@@ -108,6 +108,21 @@ def test_decimal_marks_stand_below_each_other(tmp_path: Path) -> None:
     assert max(rights) - min(rights) < 1.5, "two decimals each, so their right edges meet; bold digits are wider"
 
 
+@needs_siunitx
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext is not on PATH")
+def test_a_spread_of_zero_is_no_missing_one(tmp_path: Path) -> None:
+    cells = [cell("28.12", "0.00"), cell("0.00", "0.00", emphasis=Emphasis.BEST), cell("31.25")]
+    rows = tuple(TableRow(f"row{i}", (c,)) for i, c in enumerate(cells))
+    model = TableModel("t", "c", "s", (), (Column("h"),), (Block("", rows),))
+    (tmp_path / "t.tex").write_text(render_table(model, siunitx=True))
+    (tmp_path / "all.tex").write_text(render_document(["t"], title="T", siunitx=True))
+    pdf = compile_pdf(tmp_path / "all.tex")
+    assert pdf is not None
+    text = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True).stdout
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert {"row0 28.12 ± 0.00", "row1 0.00 ± 0.00", "row2 31.25"} <= set(lines)
+
+
 @needs_tex
 def test_without_the_package_there_is_a_report_and_no_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bin" / "kpsewhich"
