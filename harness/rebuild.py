@@ -12,7 +12,7 @@ import pandas as pd
 from harness.packed import FRAME, REPORT, PackedArtifacts, read_pack, read_plan
 from harness.records import Plan
 from reports.artifacts import NoPanels, Sources
-from reports.build import MANIFEST, ReportFiles, build_report
+from reports.build import ReportFiles, build_report
 from reports.page_parts import Background
 from reports.results import Results
 
@@ -42,9 +42,7 @@ def report_from(folder: Path, plan: Plan, target: Path) -> ReportFiles:
         traceback=left.traceback, versions=left.versions, study_text=study.read_text(encoding="utf-8")
     )
     results = Results(plan, pd.read_parquet(folder / FRAME), Sources(left, NoPanels()))
-    made = build_report(results, target, published_dir=folder / "study" / "published", background=background)
-    (target / MANIFEST).unlink()  # hashes of drawn files, too
-    return made
+    return build_report(results, target, published_dir=folder / "study" / "published", background=background)
 
 
 def rebuild(folder: Path, target: Path) -> tuple[Compared, ...]:

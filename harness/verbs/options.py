@@ -48,6 +48,17 @@ JOB_FOLDERS = ("runtime_resources", "working_dir_files")
 """Parts of the path of the folder in which Ray unpacks a submitted job, and which it removes afterwards."""
 
 
+def named_folder(text: str) -> Path:
+    """The folder that an option names.
+
+    Raises:
+        HarnessError: It names none, as an unset variable of a shell does; `Path` would take it for the current folder.
+    """
+    if not text.strip():
+        raise HarnessError(f"--out must name a folder, got {text!r}; `.` is the current one")
+    return Path(text)
+
+
 def screen(as_json: bool) -> Console:
     """Where a verb talks to the user: not on stdout if that carries JSON."""
     return err if as_json else out
