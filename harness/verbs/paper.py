@@ -52,6 +52,7 @@ def report(
 ) -> None:
     """Rebuild the study's tables from what MLflow has recorded, or check that a paper still says the same."""
     found = recorded(spec, overrides, storage=storage, tracking_uri=tracking_uri, optuna=optuna_storage)
+    found.require_runs()
     if check is not None:
         _check_paper(check, found, as_json=as_json)
         return
@@ -174,6 +175,9 @@ def make_report(found: Recorded, output: Path | None, console: Console) -> dict[
     files = build_report(found.traced, folder, published_dir=found.published, background=background, is_own=is_own)
     for table in files.tables:
         console.print(render_terminal(table))
+    if found.num_complete < len(found.plan.trials):
+        without = "; tables show why the others have no score"
+        say(f"trials     {found.num_complete} of {len(found.plan.trials)} trials are complete{without}", console)
     say(f"tables     {folder}  (.tex .md .csv)", console)
     say(f"page       {files.html}", console)
     pdf = files.pdf or f"not built: {files.no_pdf}"
