@@ -6,7 +6,9 @@ those of both reports, so that a report that is killed half-way does not lock it
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -75,11 +77,11 @@ def replace_report(folder: Path, drafts: Path, manifest: Manifest, *, is_own: bo
         HarnessError: A file or folder of somebody else stands in the way, and nothing has been written, or writing
             fails.
     """
-    earlier = read_manifest(folder)
-    listed = {*earlier.files, MANIFEST} if earlier is not None else set()
-    _require_free(folder, [*manifest.files, MANIFEST], listed, is_own=is_own)
-    both = manifest if earlier is None else replace(manifest, files={**earlier.files, **manifest.files})
-    with _writing(folder):
+    with _writing(folder), _alone_in(folder):
+        earlier = read_manifest(folder)
+        listed = {*earlier.files, MANIFEST} if earlier is not None else set()
+        _require_free(folder, [*manifest.files, MANIFEST], listed, is_own=is_own)
+        both = manifest if earlier is None else replace(manifest, files={**earlier.files, **manifest.files})
         _write_manifest(folder, both)
         for name in manifest.files:
             path = folder / name
@@ -108,6 +110,18 @@ def _writing(folder: Path) -> Iterator[None]:
         raise HarnessError(
             f"a report's folder must be one that can be written to, got {folder}: {reason}; give another"
         ) from None
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait for another report of the folder: several drivers of one study end together."""
+    here = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(here, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(here)
 
 
 def _require_free(folder: Path, names: Iterable[str], listed: set[str], *, is_own: bool) -> None:

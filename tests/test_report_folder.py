@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from harness.errors import HarnessError
 from harness.records import Plan
 from reports.build import ReportFiles, build_report
 from reports.drawing import SUFFIXES
-from reports.report_folder import read_manifest
+from reports.report_folder import read_manifest, replace_report
 from reports.results import Results
 from tests.command import Command, assert_refused
 from tests.drawn_study import make_request
@@ -144,6 +146,18 @@ def test_a_folder_of_the_harness_takes_a_report_whatever_was_left_there(tmp_path
     (tmp_path / "tables.tex").mkdir()
     with pytest.raises(HarnessError, match=r"in its way: tables\.tex/; give"):
         build(PLAN, tmp_path, is_own=True)
+
+
+def test_reports_of_several_drivers_wait_for_each_other(tmp_path: Path) -> None:
+    files = build(PLAN, tmp_path / "a")
+    manifest = read_manifest(tmp_path / "a")
+    assert manifest is not None
+    (tmp_path / "b").mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        job = partial(replace_report, tmp_path / "b", files.document.parent, manifest, is_own=False)
+        jobs = [pool.submit(job) for _ in range(24)]
+    assert [job.exception() for job in jobs] == [None] * 24
+    assert contents(tmp_path / "b") == contents(tmp_path / "a")
 
 
 def test_what_cannot_be_a_folder_is_one_line(harness: Command, ran_tiny: Path, tmp_path: Path) -> None:
