@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -134,7 +135,13 @@ def pack(source: Source, table: str | None, target: Path) -> Packed:
     plan = _narrowed(source.plan, table)
     found = collect_evidence(source.frame, [trial.id for trial in plan.trials])
     if all(e.state is not TrialState.COMPLETE for e in found.values()):
-        raise HarnessError(f"a table must have a complete trial to be packed, {table or 'no table'} has none yet")
+        what = f"of table {table}" if table else f"of study {plan.study}"
+        states = f"{len(found)} have a run, none is complete" if found else "none has a run"
+        raise HarnessError(
+            f"a table must have a complete trial to be packed, of the {len(plan.trials)} trials {what} {states}; "
+            f"`harness run {source.spec}` first"
+        )
+    _require_file(target)
     private = Private.of(source.storage, source.spec, [trial.data_root for trial in plan.trials])
     drawn = tuple(name for name in plan.figures if name not in PICTURES)
     clean = replace(plan, figures=drawn, trials=tuple(private.trial(trial) for trial in plan.trials))
@@ -144,6 +151,7 @@ def pack(source: Source, table: str | None, target: Path) -> Packed:
         _pack_records(folder, clean, source, found, private)
         _pack_study(folder, clean, source, private)
         report = report_from(folder, clean, folder / REPORT)
+        report.manifest.unlink()  # hashes of drawn files, too
         notes += [f"no figure {name}: it shows images" for name in plan.figures if name in PICTURES]
         notes += report.notes
         _require_equal(source, plan, folder / REPORT)
@@ -319,10 +327,40 @@ def _readme(plan: Plan, about: Mapping[str, Any]) -> str:
     )
 
 
+def _require_file(target: Path) -> None:
+    """Make the folder of an archive, before anything is computed for it.
+
+    Raises:
+        HarnessError: The archive cannot be a file there.
+    """
+    if target.is_dir():
+        raise HarnessError(f"--out must name a file to write, {target} is a folder; name a file in it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HarnessError(
+            f"--out must be in a folder that can be written to, got {target}: {error.strerror}"
+        ) from None
+
+
 def _write_archive(folder: Path, target: Path) -> None:
-    """Names in order, no times, no owners: equal files give equal bytes."""
+    """Names in order, no times, no owners: equal files give equal bytes.
+
+    Raises:
+        HarnessError: It cannot be written, and nothing is left of it.
+    """
     draft = target.with_name(f"{target.name}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_entries(folder, draft)
+        draft.replace(target)
+    except OSError as error:
+        raise HarnessError(f"--out must be a file that can be written, got {target}: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def _write_entries(folder: Path, draft: Path) -> None:
     with (
         draft.open("wb") as raw,
         gzip.GzipFile("", "wb", compresslevel=9, fileobj=raw, mtime=0) as packed,
@@ -333,4 +371,3 @@ def _write_archive(folder: Path, target: Path) -> None:
             entry.size, entry.mode = path.stat().st_size, 0o644
             with path.open("rb") as file:
                 archive.addfile(entry, file)
-    draft.replace(target)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -42,13 +43,19 @@ SUMS = "SHA256SUMS"
 PACK = "pack.json"
 PLAN = "plan.json"
 FRAME = "results.parquet"
+STUDY = "study/*.y*ml"
+"""The study's file; published numbers are deeper."""
 RUNS = "runs"
 REPORT = "report"
 CURVES = "curves.json"
 RUN = "run.json"
 """File of a run's folder with its tags."""
+SUM = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>.+)")
+"""A line of `SHA256SUMS`."""
 MAX_NAMED = 3
 """Files that an error names."""
+MAX_SHOWN = 40
+"""Characters of a line that an error shows."""
 
 
 class PackedArtifacts:
@@ -166,6 +173,7 @@ def check(folder: Path) -> None:
         HarnessError: A file is missing, changed, or not one of the archive's; or the archive is of a later format.
     """
     listed = read_sums(folder)
+    _require_listed(listed, PACK)
     there = {name: path for path in folder.rglob("*") if path.is_file() and (name := _name(path, folder)) != SUMS}
     wrong = [f"{name} is missing" for name in sorted(listed.keys() - there.keys())]
     wrong += [f"{name} is not listed" for name in sorted(there.keys() - listed.keys()) if "__pycache__" not in name]
@@ -178,19 +186,43 @@ def check(folder: Path) -> None:
     found = read_pack(folder)["format"]
     if found != FORMAT:
         raise HarnessError(f"this harness reads archives of format {FORMAT}, got {found}; use the code in the archive")
+    _require_listed(listed, PLAN, FRAME, STUDY)
 
 
 def read_sums(folder: Path) -> dict[str, str]:
     """Name -> SHA-256, as `SHA256SUMS` lists them.
 
     Raises:
-        HarnessError: The folder has no such list.
+        HarnessError: The folder has no such list, or it is none.
     """
     path = folder / SUMS
     if not path.is_file():
         raise HarnessError(f"an archive must hold {SUMS}, this one has none; was it written by `harness pack`?")
-    pairs = (line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines())
-    return {name: digest for digest, name in pairs}
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        pair = SUM.fullmatch(line)
+        if pair is None:
+            raise HarnessError(
+                f"{SUMS} of an archive must have lines of a SHA-256 and a name, line {number} is {line[:MAX_SHOWN]!r}; "
+                "get the archive again"
+            )
+        found[pair["name"]] = pair["digest"]
+    return found
+
+
+def _require_listed(names: Collection[str], *patterns: str) -> None:
+    """Refuse a folder that has a list of hashes and is no archive.
+
+    Raises:
+        HarnessError: There is not one file of a pattern.
+    """
+    paths = [PurePosixPath("/", name) for name in names]
+    missing = [pattern for pattern in patterns if sum(path.match(f"/{pattern}") for path in paths) != 1]
+    if missing:
+        raise HarnessError(
+            f"an archive must hold one {' and one '.join(missing)}, {SUMS} does not list that; was it written by "
+            "`harness pack`?"
+        )
 
 
 def write_sums(folder: Path) -> None:
@@ -201,13 +233,39 @@ def write_sums(folder: Path) -> None:
 
 
 def read_pack(folder: Path) -> dict[str, Any]:
-    """What `pack.json` says."""
-    return dict(json.loads((folder / PACK).read_text(encoding="utf-8")))
+    """What `pack.json` says.
+
+    Raises:
+        HarnessError: It is not what `harness pack` writes; so with the next two.
+    """
+    with _reading(PACK):
+        found = dict(json.loads((folder / PACK).read_text(encoding="utf-8")))
+        if found["format"] == FORMAT:  # one of another format may lack them
+            found |= {"versions": dict(found["versions"]), "run_codes": dict(found["run_codes"]), "code": found["code"]}
+    return found
 
 
 def read_plan(folder: Path) -> Plan:
     """The packed plan."""
-    return plan_from_json(json.loads((folder / PLAN).read_text(encoding="utf-8")))
+    with _reading(PLAN):
+        return plan_from_json(json.loads((folder / PLAN).read_text(encoding="utf-8")))
+
+
+def read_frame(folder: Path) -> pd.DataFrame:
+    """The packed results frame."""
+    with _reading(FRAME):
+        return pd.read_parquet(folder / FRAME)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise HarnessError(
+            f"{name} of an archive must be as `harness pack` writes it, got {reason}; get it again, or use its own code"
+        ) from None
 
 
 def sha(path: Path) -> str:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-import pandas as pd
-
-from harness.packed import FRAME, REPORT, PackedArtifacts, read_pack, read_plan
+from harness.packed import REPORT, PackedArtifacts, read_frame, read_pack, read_plan
 from harness.records import Plan
 from reports.artifacts import NoPanels, Sources
-from reports.build import MANIFEST, ReportFiles, build_report
+from reports.build import ReportFiles, build_report
 from reports.page_parts import Background
 from reports.results import Results
 
@@ -41,10 +39,8 @@ def report_from(folder: Path, plan: Plan, target: Path) -> ReportFiles:
     background = Background(
         traceback=left.traceback, versions=left.versions, study_text=study.read_text(encoding="utf-8")
     )
-    results = Results(plan, pd.read_parquet(folder / FRAME), Sources(left, NoPanels()))
-    made = build_report(results, target, published_dir=folder / "study" / "published", background=background)
-    (target / MANIFEST).unlink()  # hashes of drawn files, too
-    return made
+    results = Results(plan, read_frame(folder), Sources(left, NoPanels()))
+    return build_report(results, target, published_dir=folder / "study" / "published", background=background)
 
 
 def rebuild(folder: Path, target: Path) -> tuple[Compared, ...]:

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from harness.data.base import SyntheticConfig
 from harness.data.synthetic import open_dataset, synthetic_fingerprint
 from harness.errors import DataError, HarnessError
 from harness.executor import Executor, Session
-from harness.packed import FRAME, PackedArtifacts, read_plan
+from harness.packed import PackedArtifacts, read_frame, read_plan
 from harness.records import Plan, Trial, TrialResult, TrialState
 from harness.schedule import FixedSource
 from harness.trial_folder import EpochScores, read_result, trial_folder
@@ -126,7 +125,7 @@ def choose_cell(folder: Path, which: str, *, seed: int = 0) -> Cell:
     Raises:
         HarnessError: No trial, or several, or none that is complete.
     """
-    plan, frame = read_plan(folder), pd.read_parquet(folder / FRAME)
+    plan, frame = read_plan(folder), read_frame(folder)
     found = collect_evidence(frame, [trial.id for trial in plan.trials])
     done = {i: e for i, e in found.items() if e.state is TrialState.COMPLETE}
     cells = [(t, row, i) for t in plan.tables for row in t.rows for i in row.trial_ids if i in done]
@@ -207,6 +206,10 @@ def retrain(
     trial = with_data(cell.trial, data_root)
     if (storage / "trials" / trial.id).exists():
         raise HarnessError(f"{storage} must be fresh, and trial {trial.id} is in it; remove it or give another --out")
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HarnessError(f"--out must be a folder that can be written to, got {storage}: {error.strerror}") from None
     folder = trial_folder(storage, trial)
     torch.set_num_threads(cell.environment.get("cpu_threads", torch.get_num_threads()))  # sums depend on it
     with Session.opened(storage, "retrain") as session, session.stop.listening():

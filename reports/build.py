@@ -6,11 +6,11 @@ Equal results give equal bytes: nothing written here holds a time or a machine.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from harness.errors import HarnessError
 from harness.records import Plan
@@ -28,6 +28,7 @@ from reports.numbers import FILE as NUMBERS
 from reports.numbers import numbers_of, render_numbers
 from reports.page_parts import Background, Runs, looks_words
 from reports.published import load_published
+from reports.report_folder import MANIFEST, Manifest, replace_report, require_folder
 from reports.results import Results
 from reports.stale import mark_stale, stale_notes
 from reports.table_model import TableModel
@@ -38,7 +39,6 @@ PAGE = "report.html"
 RESERVED = (DOCUMENT, NUMBERS)
 """Names of files that no table may have."""
 BIBLIOGRAPHY = "references.bib"
-MANIFEST = "manifest.json"
 FIGURES = "figures"
 """Folder of the figures, inside the report's."""
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -78,6 +78,27 @@ class ReportFiles:
         texts = (*self.tex, *self.markdown, *self.csv, self.document, self.numbers)
         return (*texts, *made, *self.figures, self.html, self.manifest)
 
+    def moved(self, folder: Path) -> ReportFiles:
+        """The same files in another folder."""
+        here = self.manifest.parent
+
+        def there(path: Path) -> Path:
+            return folder / path.relative_to(here)
+
+        return replace(
+            self,
+            tex=tuple(map(there, self.tex)),
+            markdown=tuple(map(there, self.markdown)),
+            csv=tuple(map(there, self.csv)),
+            document=there(self.document),
+            pdf=there(self.pdf) if self.pdf else None,
+            html=there(self.html),
+            numbers=there(self.numbers),
+            manifest=there(self.manifest),
+            figures=tuple(map(there, self.figures)),
+            bibliography=there(self.bibliography) if self.bibliography else None,
+        )
+
 
 @dataclass(frozen=True)
 class FilledTables:
@@ -104,58 +125,73 @@ class FilledTables:
 
 
 def build_report(
-    results: Results, out_dir: Path, *, published_dir: Path, background: Background | None = None
+    results: Results, out_dir: Path, *, published_dir: Path, background: Background | None = None, is_own: bool = False
 ) -> ReportFiles:
     """Write the report of a study.
 
     Args:
         results: The study.
-        out_dir: Folder to write to; made if it does not exist. Files of an earlier report are replaced.
+        out_dir: Folder to write to; made if it does not exist. Files of an earlier report of the study are replaced,
+            those that the new one does not make removed.
         published_dir: Folder of the files of published numbers.
         background: What the page says besides: addresses of runs, tracebacks, versions, the study's file.
+        is_own: Whether nobody but the harness writes to the folder, see `replace_report`.
 
     Raises:
-        HarnessError: A table's name cannot be a file's name, published numbers are missing or damaged, or LaTeX fails.
+        HarnessError: A table's name cannot be a file's name, published numbers are missing or damaged, LaTeX fails, or
+            the folder is of something else. What is in the folder stays as it is then.
     """
-    plan, filled = results.plan, fill_tables(results, published_dir=published_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    drawn = draw_figures(results, out_dir / FIGURES)
+    filled = fill_tables(results, published_dir=published_dir)
+    require_folder(out_dir, results.plan.study)
+    with TemporaryDirectory(prefix="harness-report-") as scratch:
+        drafts = Path(scratch)
+        made, manifest = _write_drafts(results, filled, drafts, background or Background())
+        replace_report(out_dir, drafts, manifest, is_own=is_own)
+    return made.moved(out_dir)
+
+
+def _write_drafts(
+    results: Results, filled: FilledTables, folder: Path, background: Background
+) -> tuple[ReportFiles, Manifest]:
+    """The files in an empty folder, and what their manifest is to say."""
+    plan = results.plan
+    drawn = draw_figures(results, folder / FIGURES)
     shown, origin = filled.shown, Origin(plan.study, plan.spec_sha)
-    tex = tuple(_write(out_dir / f"{t.name}.tex", render_table(t, origin, siunitx=plan.siunitx)) for t in shown)
-    markdown = tuple(_write(out_dir / f"{t.name}.md", render_markdown(t)) for t in shown)
-    csv = tuple(_write(out_dir / f"{name}.csv", text) for name, text in filled.csv.items())
-    numbers = _write(out_dir / f"{NUMBERS}.tex", render_numbers(numbers_of(shown), origin))
+    tex = tuple(_write(folder / f"{t.name}.tex", render_table(t, origin, siunitx=plan.siunitx)) for t in shown)
+    markdown = tuple(_write(folder / f"{t.name}.md", render_markdown(t)) for t in shown)
+    csv = tuple(_write(folder / f"{name}.csv", text) for name, text in filled.csv.items())
+    numbers = _write(folder / f"{NUMBERS}.tex", render_numbers(numbers_of(shown), origin))
     title = f"Tables of study “{plan.study}”: {plan.question}"
-    bib = _write(out_dir / BIBLIOGRAPHY, render_bibliography(filled.references)) if filled.references else None
+    bib = _write(folder / BIBLIOGRAPHY, render_bibliography(filled.references)) if filled.references else None
     names, references = [t.name for t in shown], listed(filled.references)
     text = render_document(names, title=title, siunitx=plan.siunitx, references=references)
-    document = _write(out_dir / f"{DOCUMENT}.tex", text)
+    document = _write(folder / f"{DOCUMENT}.tex", text)
     pdf, no_pdf = _compiled(document, siunitx=plan.siunitx)
     notes = (*filled.notes, *drawn.notes, *filled.doubts)
-    said = background or Background()
     page = Page(
         plan,
         filled.tables,
-        Runs(results, said),
-        study_text=said.study_text,
+        Runs(results, background),
+        study_text=background.study_text,
         breakdowns=[b.table for b in filled.breakdowns],
         figures=drawn.captions,
         notes=notes,
         origins=results.sources.origins,
-        looks=looks_words(plan, said.looks),
+        looks=looks_words(plan, background.looks),
     )
-    html = _write(out_dir / PAGE, render_page(page))
+    html = _write(folder / PAGE, render_page(page))
     made = [path for path in (bib, pdf) if path is not None]
     written = (*tex, *markdown, *csv, document, numbers, *made, *drawn.paths, html)
+    hashes = {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in written}
     run_ids = drawn.run_ids | {run for table in shown for _, cell in table.cells() for run in cell.run_ids}
-    manifest = _write(out_dir / MANIFEST, _manifest(plan, run_ids, {p.relative_to(out_dir): p for p in written}))
-    return ReportFiles(
-        *(tex, markdown, csv, document, pdf, html, numbers, manifest, filled.tables),
+    files = ReportFiles(
+        *(tex, markdown, csv, document, pdf, html, numbers, folder / MANIFEST, filled.tables),
         figures=drawn.paths,
         notes=notes,
         no_pdf=no_pdf,
         bibliography=bib,
     )
+    return files, Manifest(plan.study, plan.spec_sha, hashes, tuple(sorted(run_ids)))
 
 
 def fill_tables(results: Results, *, published_dir: Path) -> FilledTables:
@@ -186,10 +222,12 @@ def fill_tables(results: Results, *, published_dir: Path) -> FilledTables:
 
 def _compiled(document: Path, *, siunitx: bool) -> tuple[Path | None, str]:
     """The PDF, or why there is none."""
-    document.with_suffix(".pdf").unlink(missing_ok=True)
     if siunitx and not is_installed():
         return None, f"TeX has no {PACKAGE} ({HINT})"
-    pdf = compile_pdf(document)
+    try:
+        pdf = compile_pdf(document)
+    except HarnessError as error:
+        raise HarnessError(str(error).replace(str(document), document.name)) from None  # its folder goes
     return pdf, "" if pdf else "pdflatex is not on PATH (Debian: apt-get install texlive-latex-extra)"
 
 
@@ -211,17 +249,5 @@ def _published_names(plan: Plan) -> list[str]:
 
 
 def _write(path: Path, text: str) -> Path:
-    half = path.with_name(path.name + ".part")
-    half.write_bytes(text.encode())
-    half.replace(path)
+    path.write_bytes(text.encode())
     return path
-
-
-def _manifest(plan: Plan, run_ids: Collection[str], written: Mapping[Path, Path]) -> str:
-    content = {
-        "study": plan.study,
-        "spec_sha": plan.spec_sha,
-        "files": {n.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for n, path in written.items()},
-        "runs": sorted(run_ids),
-    }
-    return json.dumps(content, indent=2, sort_keys=True) + "\n"

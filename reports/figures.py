@@ -15,7 +15,7 @@ from reports.contribution_figures import draw_shapley, draw_waterfall
 from reports.cost_figure import draw_cost
 from reports.curve_figures import draw_learning_curves, draw_precision_curve
 from reports.delta_figure import draw_delta
-from reports.drawing import SUFFIXES, Drawing, write_drawing
+from reports.drawing import Drawing, write_drawing
 from reports.feature_maps import draw_feature_maps
 from reports.fonts import lost_note, no_warnings_of_letters, use_fonts
 from reports.interaction_figure import draw_interaction
@@ -65,7 +65,7 @@ class DrawnFigures:
 
 
 def draw_figures(results: Results, folder: Path) -> DrawnFigures:
-    """Draw the figures that the plan asks for; those of an earlier report are removed first.
+    """Draw the figures that the plan asks for into a folder, made if there is any.
 
     Raises:
         UnknownNameError: The plan names a figure that does not exist.
@@ -73,9 +73,6 @@ def draw_figures(results: Results, folder: Path) -> DrawnFigures:
     unknown = [name for name in results.plan.figures if name not in FIGURES]
     if unknown:
         raise UnknownNameError(f"unknown figure {unknown[0]!r}; {nearest(unknown[0], FIGURES)}")
-    for old in folder.glob("*"):
-        if old.suffix in SUFFIXES:
-            old.unlink()
     drawings: list[Drawing] = []
     notes: list[str] = []
     for name in results.plan.figures:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import pytest
 from harness.data.base import SyntheticConfig
 from harness.data.synthetic import open_dataset
 from harness.errors import DataError, HarnessError
+from harness.pack import _write_archive
 from harness.packed import check, opened, plan_from_json, plan_to_json, read_plan, write_sums
 from harness.private_paths import Private
 from harness.records import Score, TrialResult, TrialState
@@ -143,6 +147,59 @@ def test_a_file_that_is_not_as_packed_is_refused(harness: Command, unpacked: Pat
         check(unpacked)
 
 
+@pytest.mark.parametrize(
+    ("garbage", "line"),
+    [
+        (b"garbage\n", "line 1 is 'garbage'"),
+        (b"\xff\xfe\x00", "line 1 is"),
+        (b"12  plan.json\n", "line 1 is '12 plan"),
+    ],
+)
+def test_a_list_of_hashes_that_is_none(harness: Command, unpacked: Path, garbage: bytes, line: str) -> None:
+    (unpacked / "SHA256SUMS").write_bytes(garbage)
+    assert_refused(
+        harness("rebuild", unpacked), "SHA256SUMS of an archive must have lines of a SHA-256 and a name", line
+    )
+
+
+@pytest.mark.parametrize("name", ["pack.json", "plan.json", "results.parquet", "study/tiny.yaml"])
+def test_an_archive_without_a_part_of_it(harness: Command, unpacked: Path, tmp_path: Path, name: str) -> None:
+    (unpacked / name).unlink()
+    write_sums(unpacked)
+    with tarfile.open(tmp_path / "part.tar.gz", "w:gz") as archive:
+        archive.add(unpacked, ".")
+    for place in (unpacked, tmp_path / "part.tar.gz"):
+        assert_refused(harness("rebuild", place), "an archive must hold one", "SHA256SUMS does not list that")
+
+
+@pytest.mark.parametrize("name", ["pack.json", "plan.json", "results.parquet"])
+@pytest.mark.parametrize("garbage", [b"garbage", b"[]", b"\xff", b'{"format": 1}', b"{}"])
+def test_a_part_that_is_garbage(harness: Command, unpacked: Path, name: str, garbage: bytes) -> None:
+    (unpacked / name).write_bytes(garbage)
+    write_sums(unpacked)
+    done = harness("rebuild", unpacked, "--out", "built")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert f"{name} of an archive must be as `harness pack` writes it, got" in done.err
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_report_is_rebuilt_over_itself_only(harness: Command, unpacked: Path, tmp_path: Path) -> None:
+    built = tmp_path / "built"
+    assert harness("rebuild", unpacked, "--out", built).code == 0
+    assert harness("rebuild", unpacked, "--out", built).code == 0
+    packed = {p.name: p.read_bytes() for p in (unpacked / "report").iterdir()}
+    done = harness("rebuild", unpacked, "--out", unpacked / "report")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "has others in its way" in done.err
+    assert {p.name: p.read_bytes() for p in (unpacked / "report").iterdir()} == packed
+    (tmp_path / "file").write_text("mine")
+    for more in ([], ["--retrain", "MAFN#0", "--executor", "local"]):
+        for place in (tmp_path / "file", tmp_path / "file" / "below"):
+            done = harness("rebuild", unpacked, "--out", place, *more)
+            assert (done.code, len(done.err.splitlines())) == (2, 1)
+            assert f"that can be written to, got {place}" in done.err
+
+
 @pytest.mark.parametrize("keep", [0, 100, 0.5])
 def test_a_damaged_archive_is_refused(harness: Command, archive: Path, tmp_path: Path, keep: float) -> None:
     data = archive.read_bytes()
@@ -174,7 +231,41 @@ def test_a_table_that_is_not_there_is_named(harness: Command, ran_tiny: Path) ->
     assert_refused(harness("pack", command[0], "decodr", *command[1:]), "got 'decodr'; did you mean 'decoder'?")
     assert_refused(harness("pack", *command[:-1], "x.zip"), "a file that ends in .tar.gz, got 'x.zip'")
     changed = harness("pack", *command, "--set", "train.epochs=7")
-    assert_refused(changed, "must have a complete trial to be packed")
+    assert_refused(changed, "must have a complete trial to be packed, of the 2 trials of study tiny none has a run")
+
+
+def test_failed_trials_are_not_packed(harness: Command, ran_tiny: Path, tmp_path: Path) -> None:
+    storage = Path(shutil.copytree(ran_tiny, tmp_path / "copy"))
+    with closing(sqlite3.connect(storage / "mlflow.db")) as database:
+        database.execute("UPDATE runs SET status = 'FAILED'")
+        database.commit()
+    command = words(storage, Path("x.tar.gz"))
+    done = harness("pack", command[0], "decoder", *command[1:])
+    assert_refused(done, "of the 2 trials of table decoder 2 have a run, none is complete; `harness run")
+
+
+def test_places_where_no_archive_can_be(harness: Command, ran_tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "there.tar.gz").mkdir()
+    assert_refused(harness("pack", *words(ran_tiny, tmp_path / "file" / "x.tar.gz")), "in a folder that can be written")
+    assert_refused(
+        harness("pack", *words(ran_tiny, tmp_path / "there.tar.gz")), "there.tar.gz is a folder; name a file"
+    )
+    assert_refused(harness("pack", *words(ran_tiny, Path("/proc/x.tar.gz"))), "a file that can be written, got /proc")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "here", "there.tar.gz"]
+
+
+def test_an_archive_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.txt").write_text("a")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
+    with pytest.raises(HarnessError, match=r"can be written, got .*: No space left on device"):
+        _write_archive(tmp_path / "files", tmp_path / "x.tar.gz")
+    assert [path.name for path in tmp_path.iterdir()] == ["files"]
 
 
 def test_a_plan_comes_back_as_it_was() -> None:

@@ -111,12 +111,15 @@ def test_no_missing_score_becomes_zero(report: ReportFiles) -> None:
 
 
 def test_a_pdf_of_an_earlier_report_does_not_outlive_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "tables.pdf").write_bytes(b"old")
     monkeypatch.setenv("PATH", str(tmp_path))
+    manifest = build(make_plan(replicates=1), tmp_path).manifest
+    (tmp_path / "tables.pdf").write_bytes(b"old")
+    found = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**found, "files": {**found["files"], "tables.pdf": "0" * 64}}))
     files = build(make_plan(replicates=1), tmp_path)
     assert files.pdf is None
     assert not (tmp_path / "tables.pdf").exists()
-    assert not list(tmp_path.glob("*.part"))
+    assert sorted(files.paths) == sorted(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from harness.verbs.options import (
     Spec,
     Storage,
     TrackingUri,
+    named_folder,
     print_json,
     say,
     screen,
@@ -74,7 +75,10 @@ def rebuild(
         Path, typer.Argument(help="File of `harness pack`, or its unpacked folder.", show_default=False)
     ],
     output: Annotated[
-        Path | None, typer.Option("--out", help="Default: <FILE>-rebuilt here, or beside the folder.")
+        Path | None,
+        typer.Option(
+            "--out", parser=named_folder, metavar="FOLDER", help="Default: <FILE>-rebuilt here, or beside the folder."
+        ),
     ] = None,
     retrain: Annotated[
         str | None, typer.Option(metavar="TRIAL", help="Train this trial again, or `random`: one of a random cell.")

@@ -20,6 +20,7 @@ from harness.verbs.options import (
     Yes,
     confirmed,
     existing_storage,
+    no_store,
     out,
     planned,
     print_json,
@@ -90,6 +91,8 @@ def _recorded(found: Plan, folder: Path, uri: str | None) -> frozenset[str]:
 
     missing = [t.id for t in found.trials if not (folder_of(folder, t.id) / "result.json").exists()]
     place = recorded_store(uri, folder)
+    if missing and place is None and uri:
+        warn(f"note: there is no store at {uri} yet; trials recorded elsewhere are shown as waiting")
     if not missing or place is None:
         return frozenset()
     from harness.results import complete_trials
@@ -364,6 +367,8 @@ def diff(
 def _commits(root: Path, uri: str | None, ids: list[str]) -> dict[str, dict[str, Any]]:
     """Trial -> the commit that its last run was made with, where the tracking store knows."""
     place = recorded_store(uri, root)
+    if place is None and uri:
+        raise no_store(uri)
     if place is None:
         return {}
     from harness.results import results_frame

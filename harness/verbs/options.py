@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sqlite3
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +48,17 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 JOB_FOLDERS = ("runtime_resources", "working_dir_files")
 """Parts of the path of the folder in which Ray unpacks a submitted job, and which it removes afterwards."""
+
+
+def named_folder(text: str) -> Path:
+    """The folder that an option names.
+
+    Raises:
+        HarnessError: It names none, as an unset variable of a shell does; `Path` would take it for the current folder.
+    """
+    if not text.strip():
+        raise HarnessError(f"--out must name a folder, got {text!r}; `.` is the current one")
+    return Path(text)
 
 
 def screen(as_json: bool) -> Console:
@@ -134,8 +147,34 @@ def store_uri(given: str | None, storage: Path) -> str:
 
 
 def recorded_store(given: str | None, storage: Path) -> str | None:
-    """The tracking store; None where none is given and none is in the storage folder yet."""
-    return store_uri(given, storage) if given or (storage / "mlflow.db").exists() else None
+    """The tracking store; None where it is a database file that nobody has made yet, so that reading makes none."""
+    uri = store_uri(given, storage)
+    return uri if _is_made(uri) else None
+
+
+def no_store(given: str) -> HarnessError:
+    """What to say of a store that was named and that `recorded_store` does not find."""
+    return HarnessError(
+        f"--tracking-uri (MLFLOW_TRACKING_URI) must name a store in which something is recorded, {given} is not there "
+        "or empty; correct it, or make it by `harness run`"
+    )
+
+
+def _is_made(uri: str) -> bool:
+    """Whether there is a store; of what is no sqlite file, and of a damaged one, connecting says what it is."""
+    if not uri.startswith("sqlite:///"):
+        return True
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    try:
+        if path.stat().st_size == 0:
+            return False
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            tables = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone()
+    except FileNotFoundError:
+        return False
+    except (OSError, sqlite3.Error):
+        return True
+    return tables is not None
 
 
 def optuna_url(given: str | None, storage: Path) -> str:

@@ -17,6 +17,7 @@ from harness.verbs.options import (
     Spec,
     Storage,
     TrackingUri,
+    named_folder,
     print_json,
     say,
     screen,
@@ -37,7 +38,10 @@ def report(
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     optuna_storage: OptunaStorage = None,
-    output: Annotated[Path | None, typer.Option("--out", help="Default: reports/<study> in the storage.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", parser=named_folder, metavar="FOLDER", help="Default: reports/<study> in the storage."),
+    ] = None,
     check: Annotated[
         Path | None, typer.Option(help="Write nothing; compare this folder or .tex file of a paper with the store.")
     ] = None,
@@ -48,6 +52,7 @@ def report(
 ) -> None:
     """Rebuild the study's tables from what MLflow has recorded, or check that a paper still says the same."""
     found = recorded(spec, overrides, storage=storage, tracking_uri=tracking_uri, optuna=optuna_storage)
+    found.require_runs()
     if check is not None:
         _check_paper(check, found, as_json=as_json)
         return
@@ -165,13 +170,18 @@ def make_report(found: Recorded, output: Path | None, console: Console) -> dict[
     from reports.terminal import render_terminal
 
     uri, left = found.uri, found.artifacts
-    folder = output or found.storage / "reports" / found.plan.study
+    own = found.storage / "reports" / found.plan.study
+    folder = output or own
     text = found.spec.read_text(encoding="utf-8")
     looks = looks_at(uri, "test", {trial.data_fingerprint for trial in found.plan.trials})
     background = Background(run_pages(uri, found.frame), left.traceback, left.versions, text, looks)
-    files = build_report(found.traced, folder, published_dir=found.published, background=background)
+    is_own = folder.absolute().resolve() == own.resolve()
+    files = build_report(found.traced, folder, published_dir=found.published, background=background, is_own=is_own)
     for table in files.tables:
         console.print(render_terminal(table))
+    if found.num_complete < len(found.plan.trials):
+        without = "; tables show why the others have no score"
+        say(f"trials     {found.num_complete} of {len(found.plan.trials)} trials are complete{without}", console)
     say(f"tables     {folder}  (.tex .md .csv)", console)
     say(f"page       {files.html}", console)
     pdf = files.pdf or f"not built: {files.no_pdf}"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
-from harness.verbs.options import planned, recorded_store, storage_path
+from harness.records import TrialState
+from harness.verbs.options import no_store, planned, recorded_store, storage_path
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,6 +46,22 @@ class Recorded:
 
         return results_frame(self.uri, (trial.id for trial in self.plan.trials))
 
+    def require_runs(self) -> None:
+        """Refuse a study of which nothing is recorded: its tables would be dashes.
+
+        Raises:
+            HarnessError: No trial of the plan has a run.
+        """
+        if self.frame.empty:
+            from harness.results import shown
+
+            num = len(self.plan.trials)
+            raise HarnessError(
+                f"a trial of study {self.plan.study!r} must have a run to be reported, none of its {num} has one in "
+                f"{shown(self.uri)}: {self.spec}, --set or the data is not what was trained, or it was recorded "
+                f"elsewhere; run `harness run {self.spec}`, or give --storage or --tracking-uri"
+            )
+
     @cached_property
     def artifacts(self) -> MlflowArtifacts:
         """What its runs left."""
@@ -61,6 +78,12 @@ class Recorded:
 
         sources = Sources(self.artifacts, DatasetPanels(self.plan.trials[0], self.storage))
         return Results(self.plan, self.frame, sources)
+
+    @property
+    def num_complete(self) -> int:
+        """Trials of the plan that have a complete run."""
+        known = self.results.known
+        return sum(t.id in known and known[t.id].state is TrialState.COMPLETE for t in self.plan.trials)
 
     @cached_property
     def traced(self) -> Results:
@@ -86,6 +109,8 @@ def recorded(
     study = load_study(spec, overrides or ())
     folder = storage_path(storage)
     uri = recorded_store(tracking_uri, folder)
+    if uri is None and tracking_uri:
+        raise no_store(tracking_uri)
     if uri is None:
         raise HarnessError(f"nothing has been recorded in {folder}; run `harness run {spec}` first, or give --storage")
     plan = planned(study, provisional=False, storage=folder, optuna=optuna)[0].settled

@@ -114,8 +114,10 @@ def _require_published(study: StudySpec, spec: Path) -> None:
 
 
 def complete_ids(found: Plan, tracking_uri: str | None, storage: Path | None) -> frozenset[str]:
-    """Ids that are COMPLETE in the store; none where the default store does not exist yet."""
+    """Ids that are COMPLETE in the store; none where it does not exist yet."""
     uri = recorded_store(tracking_uri, storage_path(storage))
+    if uri is None and tracking_uri:
+        warn(f"note: there is no store at {tracking_uri} yet; nothing counts as done")
     if uri is None:
         return frozenset()
     from harness.results import complete_trials

@@ -140,6 +140,8 @@ def gc(
 def _recorded(folder: Path, uri: str | None) -> frozenset[str] | None:
     """Ids of all trials in the tracking store; None where it cannot be told which store belongs to the folder."""
     place = recorded_store(uri, folder)
+    if place is None and uri:
+        warn(f"note: there is no store at {uri}; folders of trials that no study has are not looked for")
     if place is None:
         return None
     from harness.results import connect, find_runs, store_errors
