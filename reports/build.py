@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from harness.errors import HarnessError
-from harness.records import Plan
+from harness.records import RESERVED, Plan
 from reports.bibliography import Reference, listed, references_of, render_bibliography
 from reports.breakdown import build_breakdowns
 from reports.breakdown_parts import Breakdown
@@ -36,8 +36,6 @@ from reports.tables import build_table
 
 DOCUMENT = "tables"
 PAGE = "report.html"
-RESERVED = (DOCUMENT, NUMBERS)
-"""Names of files that no table may have."""
 BIBLIOGRAPHY = "references.bib"
 FIGURES = "figures"
 """Folder of the figures, inside the report's."""
