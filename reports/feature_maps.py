@@ -150,17 +150,10 @@ def _draw(found: Sequence[VariantMaps], key: str, panel: Panel | None) -> Figure
     width = LEFT + max(columns * (side + GAP), 4.5)
     height = head + len(bands) * (TITLE + len(found) * (tall + GAP) + 0.08)
     figure = new_figure(width, height)
-
-    def place(x: float, y: float, size: float) -> Axes:
-        axes = figure.add_axes((x / width, 1 - (y + size) / height, size / width, size / height))
-        axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set(visible=True, linewidth=0.4, color=FAINT)
-        return axes
-
+    sheet = _sheet(figure, width, height)
     if panel:
-        place(LEFT, 0.04, 0.85).imshow(panel.image)
-        place(LEFT + 0.9, 0.04, 0.85).imshow(panel.truth, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        _show(sheet, LEFT, 0.04, 0.85, panel.image)
+        _show(sheet, LEFT + 0.9, 0.04, 0.85, panel.truth, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
         sentence = "\n".join(textwrap.wrap(f"“{panel.sentence}”", int((width - LEFT - 1.9) * 17)))
         figure.text((LEFT + 1.85) / width, 1 - 0.05 / height, sentence, va="top", style="italic")
     top = head
@@ -173,17 +166,28 @@ def _draw(found: Sequence[VariantMaps], key: str, panel: Panel | None) -> Figure
             beside: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": labels.size}
             figure.text((LEFT - 0.06) / width, 1 - (top + tall / 2) / height, label, **beside)
             for column, name in enumerate(band):
-                axes = place(LEFT + column * (side + GAP), top + (tall - side) / 2, side)
-                _show(axes, variant.maps.get(name), variant.keys.index(key))
+                x, y = LEFT + column * (side + GAP), top + (tall - side) / 2
+                maps = variant.maps.get(name)
+                if maps is None:
+                    sheet.add_patch(Rectangle((x, y), side, side, facecolor="none", edgecolor="#cccccc", hatch="xxx"))
+                else:
+                    values = stretch(maps[variant.keys.index(key)])
+                    _show(sheet, x, y, side, values, cmap=SEQUENTIAL, vmin=0, vmax=1, interpolation="nearest")
             top += tall + GAP
         top += 0.08
     return figure
 
 
-def _show(axes: Axes, maps: NDArray[Any] | None, index: int) -> None:
-    if maps is not None:
-        axes.imshow(stretch(maps[index]), cmap=SEQUENTIAL, vmin=0, vmax=1, interpolation="nearest")
-        return
-    axes.add_patch(
-        Rectangle((0, 0), 1, 1, facecolor="none", edgecolor="#cccccc", hatch="xxx", transform=axes.transAxes)
-    )
+def _sheet(figure: Figure, width: float, height: float) -> Axes:
+    """Axes over the whole figure, in inches from its upper left corner: one for each of hundreds of maps is slow."""
+    figure.suppressComposite = True  # else the maps become one image at the resolution of a PNG, also in the PDF
+    sheet = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    sheet.set_autoscale_on(False)
+    sheet.set_axis_off()
+    return sheet
+
+
+def _show(sheet: Axes, x: float, y: float, side: float, image: NDArray[Any], **how: Any) -> None:
+    """Draw a picture as a square with a frame; `x` and `y` are its upper left corner."""
+    sheet.imshow(image, extent=(x, x + side, y + side, y), aspect="auto", **how)
+    sheet.add_patch(Rectangle((x, y), side, side, facecolor="none", edgecolor=FAINT, linewidth=0.4))
