@@ -14,6 +14,9 @@ PURE := harness.records harness.spec harness.spec_part harness.spec_recipe harne
         reports.significance reports.comparisons reports.effect_size reports.equivalence reports.power \
         reports.factorial reports.factors reports.ranks reports.rank_blocks
 
+# Tracking servers and databases, which `make test` has none of, are read by these.
+SERVERS := tests/test_tracking_server.py tests/test_postgresql.py
+
 # Test files side by side, one per core; those that need Ray share one process, so that one Ray serves them.
 PARALLEL := -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
@@ -41,7 +44,8 @@ check: $(STAMP)  ## ruff, mypy, house rules
 	@$(BIN)/python -m pytest tests/test_house_rules.py
 
 coverage: $(STAMP)  ## run the suite; fail below 100 % branch coverage of the pure modules
-	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest $(PARALLEL) --cov-branch $(PURE:%=--cov=%) \
+	@CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest $(PARALLEL) --cov-branch $(PURE:%=--cov=%) --cov-report=
+	@$(BIN)/python -m pytest -m cluster $(SERVERS) --cov-append --cov-branch $(PURE:%=--cov=%) \
 		--cov-report=term-missing:skip-covered --cov-fail-under=100
 
 clean:  ## remove caches and build products (keeps .venv/ and runs/)

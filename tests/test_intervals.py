@@ -18,6 +18,7 @@ from reports.intervals import (
     replicate_influence,
     replicated,
     resample,
+    shared_covariance,
     unit_influence,
 )
 from reports.significance import p_value
@@ -104,6 +105,12 @@ def test_test_samples_make_no_claim_that_replicates_cannot_make(sample_se: float
     p = p_value(both)
     assert p is not None
     assert p >= stats.ttest_1samp(values, 0).pvalue - 1e-12 > 0.05
+
+
+def test_one_unit_says_nothing_of_others() -> None:
+    draws = np.random.default_rng(1).random((3, 50, 2))
+    assert not shared_covariance(draws, 1).any()
+    assert shared_covariance(draws, 2).any()
 
 
 def test_one_replicate_or_no_spread_has_no_interval() -> None:

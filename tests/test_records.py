@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.canonical import canonical_json
-from harness.records import Fault, Plan, Resources, Score, Stress, Trial, TrialResult, TrialState
+from harness.records import Checkpointing, Fault, Limits, Plan, Resources, Score, Stress, Trial, TrialResult, TrialState
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 plain = st.recursive(
@@ -118,11 +118,30 @@ def test_plan_finds_its_trials() -> None:
         ({"cpus_per_worker": 0}, "^cpus_per_worker must be above 0, got 0$"),
         ({"cache_gib": -1}, "^cache_gib must be a number of GiB, at least 0, got -1; 0 is no cache$"),
         ({"cache_gib": math.nan}, "^cache_gib must be a number of GiB, at least 0, got nan"),
+        ({"gpus_per_worker": 1.5}, "^gpus_per_worker above 1 must be a whole number, got 1.5$"),
+        ({"micro_batch": 0}, "^micro_batch must be null or at least 1, got 0$"),
+        ({"timeout_min": 0}, "^timeout_min must be null or above 0, got 0$"),
+        ({"accelerator": "A100", "gpus_per_worker": 0}, "^accelerator must be null without GPUs, got 'A100'; set"),
     ],
 )
 def test_resources_that_no_trial_can_run_on(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Resources(**values)
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        (Checkpointing, {"every_steps": 0}, "^every_steps must be null or at least 1, got 0$"),
+        (Checkpointing, {"keep": 0}, "^keep must be at least 1, got 0$"),
+        (Limits, {"max_running": 0}, "^max_running must be null or at least 1, got 0$"),
+        (Limits, {"hours": -1}, "^hours must be null or a number of at least 0, got -1$"),
+        (Limits, {"gpu_hours": math.nan}, "^gpu_hours must be null or a number of at least 0, got nan$"),
+    ],
+)
+def test_states_and_limits_that_mean_nothing(part: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        part(**values)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -7,10 +7,15 @@ import shutil
 import sqlite3
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.store.entities import PagedList
 from mlflow.store.tracking import sqlalchemy_store
 
 import harness.results
@@ -214,3 +219,50 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_errors_without_text_are_named() -> None:
     with pytest.raises(TrackingError, match=r"got: OperationalError$"), store_errors("sqlite:///x"):
         raise sqlite3.OperationalError
+
+
+def test_a_file_system_without_links_gets_a_whole_database_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("links are not supported")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    connect(f"sqlite:///{tmp_path / 'mlflow.db'}").create_experiment("a")
+    assert [p.name for p in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_an_address_that_is_none_is_shown_as_it_is() -> None:
+    assert harness.results.shown("nobody@no-port:x/y") == "nobody@no-port:x/y"
+
+
+def test_a_server_that_asks_to_wait_is_away() -> None:
+    busy = MlflowException("come again", error_code=TEMPORARILY_UNAVAILABLE)
+    assert harness.results.is_away(busy, "sqlite:///never-opened.db")
+
+
+class Pages:
+    """A store of runs that hands out a page of one at a time."""
+
+    def __init__(self, *runs: str) -> None:
+        self.runs = [SimpleNamespace(data=SimpleNamespace(tags={"harness.trial_id": run})) for run in runs]
+        self.asked: list[str] = []
+
+    def search_experiments(self, **_: object) -> PagedList[SimpleNamespace]:
+        return PagedList([SimpleNamespace(experiment_id="1")] if self.runs else [], None)
+
+    def search_runs(
+        self, ids: list[str], query: str, *, max_results: int, page_token: str | None
+    ) -> PagedList[SimpleNamespace]:
+        assert (ids, max_results) == (["1"], harness.results.PAGE)
+        self.asked.append(query)
+        place = int(page_token or 0)
+        return PagedList(self.runs[place : place + 1], str(place + 1) if place + 1 < len(self.runs) else None)
+
+
+def test_runs_of_many_trials_are_read_in_pages_and_those_of_others_left_out() -> None:
+    store: Any = Pages("a", "b", "c")
+    wanted = {"a", "c", *map(str, range(harness.results.FEW))}
+    found = harness.results._trial_runs(store, wanted)
+    assert [run.data.tags["harness.trial_id"] for run in found] == ["a", "c"]
+    assert set(store.asked) == {"tags.`harness.kind` = 'trial'"}
+    empty: Any = Pages()
+    assert harness.results.find_runs(empty, "") == []

@@ -434,6 +434,11 @@ def test_a_study_made_in_code_has_no_lines(tmp_path: Path) -> None:
             "[2, 1]",
             "11: train.crops.scale: must be the least, then the largest factor, received [2.0, 1.0]",
         ),
+        (
+            "evaluate:\n",
+            "evaluate:\n  test: false\n",
+            "14: evaluate.stress: must be left out where test is false: it disturbs the test split",
+        ),
     ],
 )
 def test_one_line_says_what_is_wrong_with_a_semantic_study(tmp_path: Path, old: str, new: str, message: str) -> None:
