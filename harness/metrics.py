@@ -21,6 +21,12 @@ from harness.errors import UnknownNameError, nearest
 EmptyPolicy = Literal["zero", "one", "skip"]
 Counts = NDArray[np.int64]
 
+CONFUSION = "confusion"
+"""Column of per-sample results with a tile's matrix of pixel counts, row by row, rows being the truth."""
+BLOCK = "block"
+"""Column of per-sample results that says which samples belong together, as the tiles of a scene: reports draw those of
+one block together. Without it, as in older runs, sentences of one image are together, and each tile stands alone."""
+
 
 @dataclass(frozen=True)
 class Metric:

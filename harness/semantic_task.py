@@ -32,6 +32,7 @@ from harness.data.synthetic import data_root, open_dataset
 from harness.distributed import broadcast, rank
 from harness.errors import HarnessError, nearest
 from harness.losses import labelled_cross_entropy
+from harness.metrics import BLOCK, CONFUSION
 from harness.pictures import Picture
 from harness.records import Trial
 from harness.seeding import stream_seed
@@ -40,12 +41,6 @@ from harness.sliding_window import OverlapAverage, Strip, tile_windows
 from harness.spec_protocol import SemanticEvaluateConfig
 from harness.spec_recipe import SemanticTrainConfig
 from models.base import Inputs, ModelOutput
-
-CONFUSION = "confusion"
-"""Column of measured rows with the tile's confusion matrix, row by row (rows are the truth)."""
-
-BLOCK = "block"
-"""Column of measured rows with what the tile was cut from: reports draw the tiles of one block together."""
 
 PREDICTIONS = "predictions"
 """Folder of the written predictions, inside a trial's folder."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from harness.errors import HarnessError
 from harness.records import RESERVED, Plan
@@ -80,22 +81,12 @@ class ReportFiles:
         """The same files in another folder."""
         here = self.manifest.parent
 
-        def there(path: Path) -> Path:
-            return folder / path.relative_to(here)
+        def there(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(there, value))
+            return folder / value.relative_to(here) if isinstance(value, Path) else value
 
-        return replace(
-            self,
-            tex=tuple(map(there, self.tex)),
-            markdown=tuple(map(there, self.markdown)),
-            csv=tuple(map(there, self.csv)),
-            document=there(self.document),
-            pdf=there(self.pdf) if self.pdf else None,
-            html=there(self.html),
-            numbers=there(self.numbers),
-            manifest=there(self.manifest),
-            figures=tuple(map(there, self.figures)),
-            bibliography=there(self.bibliography) if self.bibliography else None,
-        )
+        return replace(self, **{name: there(value) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from harness.records import Row, Table
 from reports.artifacts import NotDrawn
 from reports.captions import counted_label, mean_words, split_label
 from reports.costs import recorded_cost
-from reports.drawing import Drawing, new_figure, wrapped
+from reports.drawing import Drawing, most_lines, new_figure, wrapped
 from reports.results import Results
 from reports.stats import Summary, summarize
 from reports.style import COLUMN_WIDTH, FAINT, PAGE_WIDTH, house_style, legend_columns, light_grid, points
@@ -125,7 +125,7 @@ def _drawing(results: Results, table: Table, panels: Sequence[Panel], *, name: s
     }
     narrow = len(panels) == 1
     columns = legend_columns(list(labels.values()), narrow=narrow)
-    lines = max(label.count("\n") + 1 for label in labels.values())
+    lines = most_lines(labels.values())
     legend = (0.17 + 0.12 * (lines - 1)) * math.ceil(len(labels) / columns)
     looks = points(len(table.rows))
     with house_style():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +62,11 @@ def wrapped(label: str, width: int = 24, *, cut_words: bool = False) -> str:
     return "\n".join(line.plain.rstrip() for line in Text(label).wrap(Console(), width))
 
 
+def most_lines(labels: Iterable[str]) -> int:
+    """Of the label that has most."""
+    return max(label.count("\n") + 1 for label in labels)
+
+
 class Fitted(NamedTuple):
     """Labels beside or above pictures, whole, so that rows which differ look different."""
 
@@ -76,11 +81,10 @@ def fitted(labels: Sequence[str], letters: int, *, lines: int) -> Fitted:
     """Labels for a place that is so many letters wide; smaller letters where one takes more than so many lines."""
     size = float(SETTINGS["font.size"])
     texts = [wrapped(label, letters, cut_words=True) for label in labels]
-    if any(text.count("\n") >= lines for text in texts):
+    if most_lines(texts) > lines:
         texts = [wrapped(label, int(letters * size / SMALL), cut_words=True) for label in labels]
         size = SMALL
-    most = max(text.count("\n") + 1 for text in texts)
-    return Fitted(texts, size, most * LINE * size / 72)
+    return Fitted(texts, size, most_lines(texts) * LINE * size / 72)
 
 
 def write_drawing(drawing: Drawing, folder: Path) -> tuple[Path, ...]:

@@ -15,7 +15,7 @@ from harness.records import Table
 from reports.captions import replicates_words, split_label
 from reports.cells import show_value
 from reports.comparison_notes import rests_on, stated_p
-from reports.drawing import Drawing, new_figure, wrapped
+from reports.drawing import Drawing, most_lines, new_figure, wrapped
 from reports.factorial import Effect, Factorial
 from reports.factors import complete, factorial, full_factorial, level_text
 from reports.results import Results
@@ -69,7 +69,7 @@ def draw_interaction(results: Results, table: Table) -> Sequence[Drawing]:
     shown, split = metric(results.plan.deciding_metric(table)), results.plan.deciding_split(table)
     rows = math.ceil(len(pairs) / MAX_COLUMNS)
     columns = math.ceil(len(pairs) / rows)
-    below = LINE * max(_lines(_ticks(found.factors[a])) + 1.2 * len(found.factors[b]) for (a, b), *_ in pairs)
+    below = LINE * max(most_lines(_ticks(found.factors[a])) + 1.2 * len(found.factors[b]) for (a, b), *_ in pairs)
     with house_style():
         figure = new_figure(COLUMN_WIDTH if columns == 1 else PAGE_WIDTH, (PANEL_HEIGHT + below) * rows)
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -100,17 +100,13 @@ def _draw_pair(axes: Axes, pair: Pair, found: Factorial, shown: Metric) -> None:
     axes.set_xlim(-0.3, len(first) - 0.7)
     axes.set_xlabel(pair.names[0])
     axes.set_title("\n".join([" × ".join(pair.names), _size(pair, shown)]))
-    below = (22 + 8.5 * _lines(ticks)) / FONT_SIZE  # points: ticks and the label below them
+    below = (22 + 8.5 * most_lines(ticks)) / FONT_SIZE  # points: ticks and the label below them
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=below)
     light_grid(axes, "y")
 
 
 def _ticks(levels: Sequence[str]) -> list[str]:
     return [wrapped(level_text(level), max(8, 30 // len(levels))) for level in levels]
-
-
-def _lines(labels: Sequence[str]) -> int:
-    return max(label.count("\n") + 1 for label in labels)
 
 
 def _size(pair: Pair, shown: Metric) -> str:

@@ -19,7 +19,7 @@ from harness.metrics import metric
 from harness.records import Stress, Table
 from reports.artifacts import NotDrawn
 from reports.captions import split_label
-from reports.drawing import Drawing, new_figure, wrapped
+from reports.drawing import Drawing, most_lines, new_figure, wrapped
 from reports.evidence import Evidence
 from reports.results import Results
 from reports.stats import Summary, summarize
@@ -109,7 +109,7 @@ def draw_robustness(results: Results, table: Table) -> Sequence[Drawing]:
     width = 48 if columns == 1 else 100
     labels = [wrapped(row.label, width) for row in table.rows]
     num_columns = legend_columns(labels, narrow=columns == 1)
-    lines = max(label.count("\n") + 1 for label in labels)
+    lines = most_lines(labels)
     legend = (0.16 + 0.12 * (lines - 1)) * math.ceil(len(labels) / num_columns)
     with house_style():
         figure = new_figure(COLUMN_WIDTH if columns == 1 else PAGE_WIDTH, PANEL_HEIGHT * rows + legend)

@@ -17,14 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.metrics import METRICS, sample_iou
+from harness.metrics import BLOCK, CONFUSION, METRICS, sample_iou
 from reports.intervals import Floats, Score
-
-BLOCK = "block"
-"""Column that says which samples belong together; without it, as in older runs, sentences of one image do, and each
-tile stands alone."""
-CONFUSION = "confusion"
-"""Column with a tile's matrix of pixel counts, row by row, rows being the truth."""
 
 _COUNT, _INTERSECTION, _UNION, _IOU, _FIRST_HIT = range(5)
 _THRESHOLDS = {m.name: m.threshold for m in METRICS.values() if m.threshold is not None}

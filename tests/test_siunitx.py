@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,17 @@ OOM = Cell("val", "miou", CellState.FAILED, fault="out of memory", expected_n=3)
 
 def cell(figure: str, spread: str = "", **options: object) -> Cell:
     return replace(Cell("val", "miou", CellState.COMPLETE, value=0.0, figure=figure, spread=spread), **options)
+
+
+def compiled(cells: Sequence[Cell], folder: Path) -> Path:
+    """The PDF of a table with one column of such cells."""
+    rows = tuple(TableRow(f"row{i}", (c,)) for i, c in enumerate(cells))
+    model = TableModel("t", "c", "s", (), (Column("h"),), (Block("", rows),))
+    (folder / "t.tex").write_text(render_table(model, siunitx=True))
+    (folder / "all.tex").write_text(render_document(["t"], title="T", siunitx=True))
+    pdf = compile_pdf(folder / "all.tex")
+    assert pdf is not None
+    return pdf
 
 
 def test_golden(golden: Golden) -> None:
@@ -94,12 +106,7 @@ def test_decimal_marks_stand_below_each_other(tmp_path: Path) -> None:
         cell("+2.00", count="n=1/3"),
         OOM,
     ]
-    rows = tuple(TableRow(f"row{i}", (c,)) for i, c in enumerate(cells))
-    model = TableModel("t", "c", "s", (), (Column("h"),), (Block("", rows),))
-    (tmp_path / "t.tex").write_text(render_table(model, siunitx=True))
-    (tmp_path / "all.tex").write_text(render_document(["t"], title="T", siunitx=True))
-    pdf = compile_pdf(tmp_path / "all.tex")
-    assert pdf is not None
+    pdf = compiled(cells, tmp_path)
     boxes = subprocess.run(["pdftotext", "-bbox", pdf, "-"], capture_output=True, text=True, check=True).stdout
     found = re.findall(r'xMin="([\d.]+)" yMin="[\d.]+" xMax="([\d.]+)".*?>([^<]+)</word>', boxes)
     numbers = [(float(right), text) for _, right, text in found if re.fullmatch(r"[+−]\d+\.\d\d", text)]
@@ -112,12 +119,7 @@ def test_decimal_marks_stand_below_each_other(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext is not on PATH")
 def test_a_spread_of_zero_is_no_missing_one(tmp_path: Path) -> None:
     cells = [cell("28.12", "0.00"), cell("0.00", "0.00", emphasis=Emphasis.BEST), cell("31.25")]
-    rows = tuple(TableRow(f"row{i}", (c,)) for i, c in enumerate(cells))
-    model = TableModel("t", "c", "s", (), (Column("h"),), (Block("", rows),))
-    (tmp_path / "t.tex").write_text(render_table(model, siunitx=True))
-    (tmp_path / "all.tex").write_text(render_document(["t"], title="T", siunitx=True))
-    pdf = compile_pdf(tmp_path / "all.tex")
-    assert pdf is not None
+    pdf = compiled(cells, tmp_path)
     text = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True).stdout
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert {"row0 28.12 ± 0.00", "row1 0.00 ± 0.00", "row2 31.25"} <= set(lines)
